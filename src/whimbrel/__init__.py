@@ -1,0 +1,22 @@
+"""whimbrel: MiniCPM4 and the Llama family, read far, on the machine you have.
+
+>>> from whimbrel import LLM                                # doctest: +SKIP
+>>> for piece in LLM("smollm2-135m").stream("Hello"):       # doctest: +SKIP
+...     print(piece.text, end="")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whimbrel.backends.llm import LLM as LLM
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``LLM`` on first use: ``import whimbrel`` costs milliseconds and loads nothing."""
+    if name == "LLM":
+        return import_module("whimbrel.backends.llm").LLM
+    raise AttributeError(f"module 'whimbrel' has no attribute {name!r}")

@@ -1,0 +1,55 @@
+"""The network: one pure function over a table of ops.
+
+``forward`` computes hidden states, ``logits`` the scores over the vocabulary. Written once; which arithmetic runs is
+the ``ops`` table that was bound when the model was loaded: ``native`` (numpy and C++), ``reference`` (torch,
+differentiable). Covers MiniCPM4 with its muP scalings, Llama, Qwen2 (bias) and Qwen3 (query and key norm):
+
+    x      = scale_emb * Embed(ids)
+    x      = x + residual_scale * Attention(RMSNorm(x))         residual_scale = scale_depth / sqrt(num_hidden_layers)
+    x      = x + residual_scale * down(silu(gate(n)) * up(n))   n = RMSNorm(x)
+    logits = logit_scale * lm_head(RMSNorm(x))                  logit_scale = dim_model_base / hidden_size
+
+Plain Llama models have all three scales at 1. Source: MiniCPM (2024), section 4 (Tensor Programs scaling); MiniCPM4
+technical report, section 2.
+"""
+
+from typing import Any
+
+from whimbrel.attention.inputs import AttentionInputs, KVView
+from whimbrel.models.config import ModelConfig
+from whimbrel.models.params import Params
+from whimbrel.ops.table import OpTable
+
+
+def forward(
+    params: Params, config: ModelConfig, ops: OpTable, rope: Any, inputs: AttentionInputs, cache: KVView
+) -> Any:
+    """Run all layers over the tokens of one step.
+
+    ``rope`` is the table of ``models.rope`` (cosines and sines ``[positions, D]`` halves). Writes this step's keys
+    and values into ``cache``. Returns the residual stream ``[T, hidden_size]`` in fp32, before the final norm.
+    """
+    x = ops.embedding(inputs.token_ids, params.embed_tokens, scale=config.scale_emb)
+    for index, layer in enumerate(params.layers):
+        qkv = ops.norm_linear(
+            x,
+            layer.input_layernorm,
+            (layer.q_proj, layer.k_proj, layer.v_proj),
+            eps=config.rms_norm_eps,
+            bias=layer.qkv_bias,
+        )
+        q = ops.rotary_write(
+            qkv, rope, inputs, cache, index, q_norm=layer.q_norm, k_norm=layer.k_norm, eps=config.rms_norm_eps
+        )
+        attended = ops.attend(q, inputs, cache, index, scale=config.attention_scale)
+        x = ops.linear_residual(attended, layer.o_proj, x, scale=config.residual_scale)
+        gated = ops.norm_swiglu(
+            x, layer.post_attention_layernorm, layer.gate_proj, layer.up_proj, eps=config.rms_norm_eps
+        )
+        x = ops.linear_residual(gated, layer.down_proj, x, scale=config.residual_scale)
+    return x
+
+
+def logits(params: Params, config: ModelConfig, ops: OpTable, hidden: Any) -> Any:
+    """Scores over the vocabulary for the given rows of ``forward``'s result: ``[R, hidden] -> [R, vocab_size]`` fp32."""
+    return ops.norm_linear(hidden, params.norm, (params.lm_head,), eps=config.rms_norm_eps, scale=config.logit_scale)
