@@ -1,7 +1,7 @@
 """The table of ops that a decoder calls: bound once, when a model is loaded."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -16,3 +16,5 @@ class OpTable:
     linear_residual: Callable[..., Any]
     norm_swiglu: Callable[..., Any]
     sample: Callable[..., Any]
+    implementations: Mapping[str, str] = field(default_factory=dict)
+    """op name -> the implementation that was bound ("native", "reference"); a record, for people"""

@@ -1,0 +1,51 @@
+"""DenseView: a cache of plain torch tensors, for training, the reference ops and tests.
+
+Needs torch. Keys and values keep their gradients and their dtype: a step's tensors are appended, never written in place.
+"""
+
+import torch
+from torch import Tensor
+
+from whimbrel.attention.inputs import AttentionInputs
+
+
+class DenseView:
+    """Keys and values of a few sequences; sequence ``s`` of every step is the same sequence.
+
+    Implements ``KVView``. Tokens are stored at the positions that ``inputs`` gives them; writing behind the end of what
+    is stored forgets the rest first (a roll back). ``block_tables`` are not looked at.
+    """
+
+    pool = None
+    """no native kernel can read this"""
+
+    def __init__(self, num_key_value_heads: int, head_dim: int) -> None:
+        self.num_key_value_heads = num_key_value_heads
+        self.head_dim = head_dim
+        self._stored: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def write(self, layer: int, keys: Tensor, values: Tensor, inputs: AttentionInputs) -> None:
+        """Store keys and values ``[T, G, D]`` of this step's tokens.
+
+        Raises ``ValueError`` if a sequence's tokens don't continue what is stored of it.
+        """
+        for sequence, length in enumerate(inputs.kv_lengths.tolist()):
+            first, end = inputs.cu_seqlens[sequence : sequence + 2].tolist()
+            start = length - (end - first)
+            new = (keys[first:end], values[first:end])
+            self._stored[layer, sequence] = self._append(layer, sequence, start, new)
+
+    def read(self, layer: int, sequence: int, inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+        """Keys and values ``[kv_lengths[sequence], G, D]``."""
+        length = int(inputs.kv_lengths[sequence])
+        keys, values = self._stored[layer, sequence]
+        return keys[:length], values[:length]
+
+    def _append(self, layer: int, sequence: int, start: int, new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        old = self._stored.get((layer, sequence))
+        stored = 0 if old is None else old[0].shape[0]
+        if start > stored:
+            raise ValueError(f"sequence {sequence} has {stored} tokens in layer {layer}, can't write from {start}")
+        if old is None or start == 0:
+            return new
+        return torch.cat([old[0][:start], new[0]]), torch.cat([old[1][:start], new[1]])

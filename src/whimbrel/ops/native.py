@@ -1,0 +1,31 @@
+"""What the native wrappers share: the phrases that say why they can't serve an argument.
+
+The wrappers themselves check nothing: they run two hundred times per token, and the C++ side checks shapes and dtypes.
+"""
+
+from typing import Any
+
+import numpy as np
+
+
+def needs_float32(*arrays: Any) -> str | None:
+    """None if all are C-contiguous float32 numpy arrays, else what was found."""
+    for array in arrays:
+        if not isinstance(array, np.ndarray):
+            return f"native works on numpy arrays, got {type(array).__module__}.{type(array).__name__}"
+        if array.dtype != np.float32 or not array.flags.c_contiguous:
+            return f"native needs contiguous float32, got {array.dtype} with strides {array.strides}"
+    return None
+
+
+def needs_packed(*weights: Any) -> str | None:
+    """None if all are ``PackedTensor``s, else what was found."""
+    for weight in weights:
+        if not hasattr(weight, "handle"):
+            return f"native needs packed weights, got {type(weight).__module__}.{type(weight).__name__}"
+    return None
+
+
+def needs_pool(cache: Any) -> str | None:
+    """None if the cache has blocks that native code can reach, else what was found."""
+    return None if cache.pool is not None else f"native needs a cache with a native pool, got {type(cache).__name__}"
