@@ -18,6 +18,360 @@ sequential stream and a line feeds one (q8) or two (q4) 4-way integer dot produc
 For q8 with mins the value is ``scale * (code - 128) + min`` all the same.
 Groups are 16, 32, 64 or 128 inputs; K is a multiple of the group, and of 32 for q4 and q8.
 Row blocks may be strided (``codes.strides[0]`` free, the rest contiguous), so that two matrices can interleave.
+Codes, scales and mins start at multiples of 64 bytes. Rows of padding have code 8 (q4), 128 (q8), 0 (else), scale 0.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from whimbrel.errors import FormatError, InvalidParameter
+
 ROWS_PER_BLOCK = 16
+ALIGNMENT = 64
+GROUPS = (16, 32, 64, 128)
+LAYOUTS = ("f32", "f16", "bf16", "q8", "q4")
+CHUNK_ELEMENTS = 1 << 18
+"""Weights converted at a time: 1 MiB of fp32, which stays in the second-level cache."""
+
+Array = npt.NDArray[Any]
+Rows = Callable[[int, int], Array]
+"""Rows ``[start, stop)`` of a matrix ``[N, K]``: float32, float16, or uint16 holding bf16 bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTensor:
+    """A weight matrix ``[N, K]`` in one of the layouts of this module's table. Immutable by convention."""
+
+    layout: str
+    shape: tuple[int, int]
+    """(N, K) without padding"""
+    group: int
+    """inputs per scale; 0 for the float layouts"""
+    codes: Array
+    scales: Array | None = None
+    mins: Array | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales and mins, padding included."""
+        return sum(part.nbytes for part in (self.codes, self.scales, self.mins) if part is not None)
+
+    @cached_property
+    def handle(self) -> Any:
+        """The kernels' view of this weight (``_native.Weight``); it borrows the arrays, so keep the tensor alive."""
+        from whimbrel import _native
+
+        n, k = self.shape
+        return _native.Weight(self.layout, n, k, self.group, self.codes, self.scales, self.mins)
+
+    def dequantize(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
+        """Rows ``[start, stop)`` in fp32 (all of them by default): ``float32 [stop - start, K]``.
+
+        This is the definition of the layouts that every kernel is tested against.
+        """
+        n, k = self.shape
+        start, stop, _ = slice(start, stop).indices(n)
+        out = np.empty((max(stop - start, 0), k), np.float32)
+        step = _chunk_rows(k)
+        for first in range(start - start % ROWS_PER_BLOCK, stop, step):
+            last = min(first + step, stop)
+            blocks = slice(first // ROWS_PER_BLOCK, -(-last // ROWS_PER_BLOCK))
+            values = self._values(blocks)
+            lo, hi = max(first, start), last
+            out[lo - start : hi - start] = values[lo - first : hi - first]
+        return out
+
+    def _values(self, blocks: slice) -> npt.NDArray[np.float32]:
+        """All rows of the given row blocks, in fp32."""
+        codes = _UNTILE[self.layout](self.codes[blocks])
+        if self.scales is None:
+            return to_float32(codes)
+        grouped = codes.astype(np.float32).reshape(len(codes), -1, self.group)
+        if self.layout == "q8":
+            grouped -= np.float32(128)
+        elif self.mins is None:
+            grouped -= np.float32(8)
+        grouped *= _untile_scales(self.scales[blocks])[..., None]
+        if self.mins is not None:
+            grouped += _untile_scales(self.mins[blocks])[..., None]
+        return grouped.reshape(codes.shape)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    """Like ``numpy.empty``, at a multiple of 64 bytes: a 64-byte line of weights never straddles two cache lines."""
+    kind = np.dtype(dtype)
+    nbytes = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    offset = -raw.ctypes.data % ALIGNMENT
+    return raw[offset : offset + nbytes].view(kind).reshape(shape)
+
+
+def empty(layout: str, shape: tuple[int, int], group: int = 0, *, mins: bool = False) -> PackedTensor:
+    """A packed tensor with uninitialised memory, to be filled by a reader.
+
+    Raises ``InvalidParameter`` for an impossible combination of layout, shape and group.
+    """
+    return _empty(layout, shape, group, mins, copies=1)[0]
+
+
+def empty_interleaved(
+    layout: str, shape: tuple[int, int], group: int = 0, *, mins: bool = False
+) -> tuple[PackedTensor, PackedTensor]:
+    """Two uninitialised tensors whose row blocks alternate in one buffer, for gate and up.
+
+    A kernel that computes ``silu(gate) * up`` for 16 outputs then reads one sequential stream. Codes, scales and mins
+    each interleave: both tensors are views with twice the stride between row blocks.
+    """
+    first, second = _empty(layout, shape, group, mins, copies=2)
+    return first, second
+
+
+def pack(dense: Array, layout: str, group: int = 0, *, mins: bool = False) -> PackedTensor:
+    """Pack a dense matrix ``[N, K]`` (float32, float16, or uint16 holding bf16 bits), rounding to nearest.
+
+    q8 maps the largest magnitude of a group to 127 steps. q4 maps the largest magnitude to -8 steps (or, with
+    ``mins``, the smallest value to 0 and the largest to 15). Codes are chosen with the scale as it is stored, in fp16.
+    Raises ``InvalidParameter`` for an impossible layout, ``FormatError`` for weights that fp16 scales can't hold.
+    """
+    if dense.ndim != 2:
+        raise InvalidParameter(f"pack: a weight has two dimensions, this one has shape {dense.shape}")
+    return pack_rows(lambda start, stop: dense[start:stop], empty(layout, dense.shape, group, mins=mins))
+
+
+def pack_rows(rows: Rows, out: PackedTensor) -> PackedTensor:
+    """Fill ``out`` from a function that yields dense rows; at most 1 MiB is in fp32 at a time. Returns ``out``."""
+    for first, last, blocks in row_chunks(out.shape):
+        encode(rows(first, last), out, blocks)
+    return out
+
+
+def row_chunks(shape: tuple[int, int]) -> list[tuple[int, int, slice]]:
+    """Cut ``[N, K]`` into runs of whole row blocks: (first row, last row + 1, slice of row blocks) of each."""
+    n, k = shape
+    step = _chunk_rows(k)
+    spans = [(first, min(first + step, n)) for first in range(0, n, step)]
+    return [(first, last, slice(first // ROWS_PER_BLOCK, -(-last // ROWS_PER_BLOCK))) for first, last in spans]
+
+
+def encode(dense: Array, out: PackedTensor, blocks: slice) -> None:
+    """Round dense rows (the last row block may be short) into the given row blocks of ``out``."""
+    if out.layout == "bf16":
+        store_codes(dense if dense.dtype == np.uint16 else to_bf16(to_float32(dense)), out, blocks)
+    elif out.layout == "f16":
+        store_codes(to_float32(dense).astype(np.float16) if dense.dtype != np.float16 else dense, out, blocks)
+    elif out.layout == "f32":
+        store_codes(to_float32(dense), out, blocks)
+    else:
+        values = to_float32(dense)
+        codes, scales, mins = _ROUND[out.layout, out.mins is not None](values.reshape(len(values), -1, out.group))
+        store_codes(codes.reshape(values.shape), out, blocks)
+        store_scales(scales, mins, out, blocks)
+
+
+def store_codes(codes: Array, out: PackedTensor, blocks: slice) -> None:
+    """Tile codes ``[R, K]`` (one per weight: uint8, or the float layouts' own type) into row blocks of ``out``."""
+    _TILE[out.layout](_pad_rows(codes, _PADDING[out.layout]), out.codes[blocks])
+
+
+def store_words(words: npt.NDArray[np.uint32], out: PackedTensor, blocks: slice) -> None:
+    """Tile q4 or q8 codes that are already in the words of the layout: ``uint32 [R, K / 8]`` or ``[R, K / 4]``."""
+    fill = _PADDING[out.layout] * (0x11111111 if out.layout == "q4" else 0x01010101)
+    _tile_float(_pad_rows(words, fill), out.codes[blocks].view(np.uint32)[..., 0])
+
+
+def store_scales(scales: Array, mins: Array | None, out: PackedTensor, blocks: slice) -> None:
+    """Tile scales and mins ``[R, K / group]`` into row blocks of ``out``.
+
+    Raises ``FormatError`` when one of them is not finite in fp16.
+    """
+    for source, target in ((scales, out.scales), (mins, out.mins)):
+        if source is None or target is None:
+            continue
+        with np.errstate(over="ignore"):
+            half = _pad_rows(source.astype(np.float16, copy=False), 0)
+        if not np.isfinite(half).all():
+            raise FormatError(
+                "a group of weights is not finite or exceeds what an fp16 scale can hold (65504 steps); "
+                "load this tensor as f32 or bf16"
+            )
+        groups = half.shape[1]
+        target[blocks] = half.reshape(-1, ROWS_PER_BLOCK, groups).transpose(0, 2, 1)
+
+
+def to_float32(values: Array) -> npt.NDArray[np.float32]:
+    """float32, float16 or bf16 bits (uint16) to float32; exact."""
+    if values.dtype == np.uint16:
+        wide = values.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """float32 to bf16 bits, round to nearest even; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    nan = np.isnan(values)
+    if nan.any():
+        rounded[nan] = ((bits[nan] >> 16) | 0x40).astype(np.uint16)
+    return rounded
+
+
+def _chunk_rows(k: int) -> int:
+    return max(CHUNK_ELEMENTS // max(k, 1) // ROWS_PER_BLOCK, 1) * ROWS_PER_BLOCK
+
+
+def _empty(layout: str, shape: tuple[int, int], group: int, mins: bool, copies: int) -> list[PackedTensor]:
+    _check(layout, shape, group, mins)
+    n, k = shape
+    blocks = -(-n // ROWS_PER_BLOCK)
+    tail, dtype = {
+        "f32": ((k, ROWS_PER_BLOCK), np.float32),
+        "f16": ((k, ROWS_PER_BLOCK), np.float16),
+        "bf16": ((k // 2, ROWS_PER_BLOCK, 2), np.uint16),
+        "q8": ((k // 4, ROWS_PER_BLOCK, 4), np.uint8),
+        "q4": ((k // 8, ROWS_PER_BLOCK, 4), np.uint8),
+    }[layout]
+    codes = aligned_empty((blocks, copies, *tail), dtype)
+    quantized = layout in ("q4", "q8")
+    scale_shape = (blocks, copies, k // group if quantized else 0, ROWS_PER_BLOCK)
+    scales = aligned_empty(scale_shape, np.float16) if quantized else None
+    bounds = aligned_empty(scale_shape, np.float16) if mins else None
+
+    def view(whole: Array | None, i: int) -> Array | None:
+        return None if whole is None else whole[:, i]
+
+    return [
+        PackedTensor(layout, (n, k), group if quantized else 0, codes[:, i], view(scales, i), view(bounds, i))
+        for i in range(copies)
+    ]
+
+
+def _check(layout: str, shape: tuple[int, int], group: int, mins: bool) -> None:
+    n, k = shape
+    if layout not in LAYOUTS:
+        raise InvalidParameter(f"layout {layout!r} does not exist; choose one of {', '.join(LAYOUTS)}")
+    if n < 1 or k < 1:
+        raise InvalidParameter(f"a weight needs at least one row and one column, shape {shape} has none")
+    if layout == "bf16" and k % 2:
+        raise InvalidParameter(f"layout bf16 stores inputs in pairs, K = {k} is odd; use f32")
+    if layout not in ("q4", "q8"):
+        if mins:
+            raise InvalidParameter(f"layout {layout} has no mins")
+        return
+    if group not in GROUPS:
+        raise InvalidParameter(f"layout {layout} has groups of {', '.join(map(str, GROUPS))} inputs, not {group}")
+    if k % 32 or k % group:
+        raise InvalidParameter(
+            f"layout {layout} with group {group} needs K to be a multiple of both 32 and {group}: {k}"
+        )
+
+
+def _pad_rows(values: Array, fill: int) -> Array:
+    missing = -len(values) % ROWS_PER_BLOCK
+    if not missing:
+        return np.ascontiguousarray(values)
+    return np.concatenate([values, np.full((missing, values.shape[1]), fill, values.dtype)])
+
+
+# Rounding: float32 [R, K/g, g] -> codes uint8 of the same shape, scales and mins float [R, K/g].
+
+
+def _round_q4(values: npt.NDArray[np.float32]) -> tuple[Array, Array, Array | None]:
+    extreme = np.take_along_axis(values, np.abs(values).argmax(-1, keepdims=True), -1)
+    scales = _half(extreme / -8)
+    return _codes(values, scales, 8, 0, 15), scales[..., 0], None
+
+
+def _round_q4_mins(values: npt.NDArray[np.float32]) -> tuple[Array, Array, Array | None]:
+    mins = _half(values.min(-1, keepdims=True))
+    scales = _half((values.max(-1, keepdims=True) - mins) / 15)
+    return _codes(values - mins, scales, 0, 0, 15), scales[..., 0], mins[..., 0]
+
+
+def _round_q8(values: npt.NDArray[np.float32]) -> tuple[Array, Array, Array | None]:
+    scales = _half(np.abs(values).max(-1, keepdims=True) / 127)
+    return _codes(values, scales, 128, 1, 255), scales[..., 0], None
+
+
+def _round_q8_mins(values: npt.NDArray[np.float32]) -> tuple[Array, Array, Array | None]:
+    low, high = values.min(-1, keepdims=True), values.max(-1, keepdims=True)
+    mins = _half(low / 2 + high / 2)
+    scales = _half(np.maximum(high - mins, mins - low) / 127)
+    return _codes(values - mins, scales, 128, 1, 255), scales[..., 0], mins[..., 0]
+
+
+def _half(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The nearest fp16 values, as float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float16).astype(np.float32)
+
+
+def _codes(values: Array, scales: Array, zero: int, low: int, high: int) -> npt.NDArray[np.uint8]:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        steps = np.where(scales == 0, np.float32(0), values / scales)
+        np.nan_to_num(steps, copy=False)
+    codes: npt.NDArray[np.uint8] = np.clip(np.rint(steps) + zero, low, high).astype(np.uint8)
+    return codes
+
+
+_ROUND = {
+    ("q4", False): _round_q4,
+    ("q4", True): _round_q4_mins,
+    ("q8", False): _round_q8,
+    ("q8", True): _round_q8_mins,
+}
+
+
+# Tiling: codes [R, K] with R a multiple of 16 <-> row blocks.
+
+
+def _tile_float(codes: Array, out: Array) -> None:
+    out[...] = codes.reshape(-1, ROWS_PER_BLOCK, codes.shape[1]).transpose(0, 2, 1)
+
+
+def _tile_bf16(codes: Array, out: Array) -> None:
+    # Pairs travel as one uint32: the transpose moves 4 bytes at a time.
+    _tile_float(codes.view(np.uint32), out.view(np.uint32)[..., 0])
+
+
+def _tile_q8(codes: Array, out: Array) -> None:
+    _tile_float(codes.view(np.uint32), out.view(np.uint32)[..., 0])
+
+
+def _tile_q4(codes: Array, out: Array) -> None:
+    quads = codes.view(np.uint32).reshape(len(codes), -1, 2)
+    _tile_float(quads[..., 0] | quads[..., 1] << 4, out.view(np.uint32)[..., 0])
+
+
+def _untile_float(codes: Array) -> Array:
+    blocks, k, rows = codes.shape
+    return np.ascontiguousarray(codes.transpose(0, 2, 1)).reshape(blocks * rows, k)
+
+
+def _untile_bf16(codes: Array) -> Array:
+    return _untile_float(codes.view(np.uint32)[..., 0]).view(np.uint16)
+
+
+def _untile_q8(codes: Array) -> Array:
+    return _untile_float(codes.view(np.uint32)[..., 0]).view(np.uint8)
+
+
+def _untile_q4(codes: Array) -> Array:
+    words = _untile_float(codes.view(np.uint32)[..., 0])
+    low_nibbles = np.uint32(0x0F0F0F0F)
+    return np.stack([words & low_nibbles, (words >> 4) & low_nibbles], axis=-1).reshape(len(words), -1).view(np.uint8)
+
+
+def _untile_scales(scales: Array) -> npt.NDArray[np.float32]:
+    return _untile_float(scales).astype(np.float32)
+
+
+_TILE = {"f32": _tile_float, "f16": _tile_float, "bf16": _tile_bf16, "q8": _tile_q8, "q4": _tile_q4}
+_UNTILE = {"f32": _untile_float, "f16": _untile_float, "bf16": _untile_bf16, "q8": _untile_q8, "q4": _untile_q4}
+_PADDING = {"f32": 0, "f16": 0, "bf16": 0, "q8": 128, "q4": 8}
