@@ -1,0 +1,16 @@
+"""Which model, from where?
+
+For: turning what a person types (``smollm2-135m``, ``org/name:Q4_K_M@main``, a URL, a path) into a verified local path.
+In: a reference, the catalogue (``catalog.toml``), the registries and the network. Out: a path and its record.
+May not: execute a model, or decide how it is loaded. Weights from the Hub stay in the Hub's own cache.
+
+``references`` parses what was typed, ``catalog`` lists the models known by a short name, ``store`` keeps the records,
+``download``, ``wheel`` and ``hub`` bring files here, ``pull`` puts them together.
+"""
+
+from whimbrel.zoo.catalog import CatalogEntry, catalog
+from whimbrel.zoo.pull import pull
+from whimbrel.zoo.references import Reference, parse_reference
+from whimbrel.zoo.store import Record, Store, resolve
+
+__all__ = ["CatalogEntry", "Record", "Reference", "Store", "catalog", "parse_reference", "pull", "resolve"]
