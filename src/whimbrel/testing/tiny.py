@@ -94,11 +94,11 @@ def weights(config: ModelConfig, seed: int = 0) -> dict[str, Array]:
     for name, shape in _shapes(config).items():
         values = rng.standard_normal(shape, dtype=np.float32)
         if name.endswith("norm.weight"):
-            arrays[name] = 1 + values / 8
+            arrays[name] = (1 + values / 8).astype(np.float32)
         elif name.endswith("bias"):
-            arrays[name] = values / 4
+            arrays[name] = (values / 4).astype(np.float32)
         else:
-            arrays[name] = values / np.sqrt(np.float32(shape[-1]))
+            arrays[name] = (values / np.sqrt(shape[-1])).astype(np.float32)
     return arrays
 
 
