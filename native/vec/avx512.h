@@ -35,6 +35,8 @@ inline float reduce_add(F32 a) { return _mm512_reduce_add_ps(a.v); }
 inline float reduce_max(F32 a) { return _mm512_reduce_max_ps(a.v); }
 // Lanes at or beyond n become fill.
 inline F32 keep_first(F32 x, int n, float fill) { return {_mm512_mask_mov_ps(_mm512_set1_ps(fill), first(n), x.v)}; }
+// Bit i of the result: a[i] >= b[i].
+inline unsigned greater_equal(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
 
 // 2^x, relative error below 4e-6 (degree 5 on [0, 1)); 0 far below the normal range.
 inline F32 exp2(F32 x) {
@@ -84,6 +86,8 @@ inline Line low_nibbles(Line x) { return {_mm512_and_si512(x.v, _mm512_set1_epi8
 inline Line high_nibbles(Line x) { return {_mm512_and_si512(_mm512_srli_epi16(x.v, 4), _mm512_set1_epi8(15))}; }
 // acc + sum of 4 products, unsigned bytes of a times signed bytes of b.
 inline I32 dot4(I32 acc, Line a, Line b) { return {_mm512_dpbusd_epi32(acc.v, a.v, b.v)}; }
+// dot4 where no byte of a exceeds 127; cheaper on AVX2.
+inline I32 dot4_nibbles(I32 acc, Line a, Line b) { return dot4(acc, a, b); }
 // acc + the two products of bf16 pairs.
 inline F32 dot2(F32 acc, Line a, Line b) {
 #ifdef __AVX512BF16__
