@@ -1,0 +1,191 @@
+"""Which block of the cache is whose: an allocator of numbers, without the memory behind them.
+
+A block is *used* (someone holds a reference), *idle* (nobody does, but its contents are known and may be shared again)
+or *blank*. Idle blocks are given away last, the longest unused one first.
+
+Contents are found by a chain of hashes: the key of a full block is blake2b(key of the block before it, its 64 ids), so
+equal keys mean equal tokens from the start of the sequence. A block that isn't full is found through its parent's key
+and compared token by token.
+"""
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from whimbrel.attention.inputs import BLOCK_SIZE
+
+ROOT = b""
+"""Key of the empty prefix, the parent of every first block."""
+
+REMEMBERED_DROPS = 4096
+"""Keys of dropped blocks that are kept to tell "was dropped" from "never seen": 16 bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a block holds: ``ids`` (at most 64 of them) that follow the prefix of key ``parent``."""
+
+    parent: bytes
+    ids: tuple[int, ...]
+    key: bytes | None
+    """of a full block; None where there are fewer than 64 ids"""
+
+
+def block_key(parent: bytes, ids: Sequence[int]) -> bytes:
+    """The 16-byte key of a full block: the prefix of key ``parent``, then 64 ``ids``."""
+    return blake2b(parent + array("i", ids).tobytes(), digest_size=16).digest()
+
+
+class BlockPool:
+    """Reference counts, known contents, and the order in which idle blocks are given away."""
+
+    def __init__(self, num_blocks: int) -> None:
+        """All ``num_blocks`` are blank."""
+        self.num_blocks = num_blocks
+        self._blank = list(range(num_blocks - 1, -1, -1))
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._references = [0] * num_blocks
+        self._contents: dict[int, Contents] = {}
+        self._full: dict[bytes, int] = {}
+        self._children: dict[bytes, set[int]] = {}
+        self._dropped: OrderedDict[bytes, None] = OrderedDict()
+
+    @property
+    def available(self) -> int:
+        """Blocks that can be allocated now: blank and idle ones."""
+        return len(self._blank) + len(self._idle)
+
+    @property
+    def used(self) -> int:
+        """Blocks that someone holds."""
+        return self.num_blocks - self.available
+
+    @property
+    def idle(self) -> int:
+        """Blocks that nobody holds and whose contents can still be shared."""
+        return len(self._idle)
+
+    def is_idle(self, block: int) -> bool:
+        """True if nobody holds the block and its contents are known."""
+        return block in self._idle
+
+    def is_shared(self, block: int) -> bool:
+        """True if more than one sequence holds the block."""
+        return self._references[block] > 1
+
+    def contents(self, block: int) -> Contents | None:
+        """What the block is known to hold, or None."""
+        return self._contents.get(block)
+
+    def allocate(self) -> int | None:
+        """A block for the caller alone, its contents forgotten; None if all are used."""
+        if self._blank:
+            block = self._blank.pop()
+        elif self._idle:
+            block, _ = self._idle.popitem(last=False)
+            self._remember_drop(block)
+            self.forget(block)
+        else:
+            return None
+        self._references[block] = 1
+        return block
+
+    def share(self, block: int) -> None:
+        """Hold one more reference to a used or idle block."""
+        assert self._references[block] > 0 or block in self._idle, f"block {block} is blank"
+        self._idle.pop(block, None)
+        self._references[block] += 1
+
+    def release(self, block: int) -> None:
+        """Give one reference back; the last one makes the block idle, or blank if its contents are unknown."""
+        assert self._references[block] > 0, f"block {block} is not used"
+        self._references[block] -= 1
+        if self._references[block] == 0:
+            if block in self._contents:
+                self._idle[block] = None
+            else:
+                self._blank.append(block)
+
+    def register(self, block: int, parent: bytes, ids: Iterable[int], key: bytes | None = None) -> None:
+        """Make a used block's contents known. ``key`` is that of a full block."""
+        assert self._references[block] > 0, f"block {block} is not used"
+        self.forget(block)
+        self._contents[block] = Contents(parent, tuple(ids), key)
+        self._children.setdefault(parent, set()).add(block)
+        if key is not None:
+            self._full[key] = block
+
+    def forget(self, block: int) -> None:
+        """The block's contents are about to change."""
+        contents = self._contents.pop(block, None)
+        if contents is None:
+            return
+        siblings = self._children[contents.parent]
+        siblings.discard(block)
+        if not siblings:
+            del self._children[contents.parent]
+        if contents.key is not None and self._full.get(contents.key) == block:
+            del self._full[contents.key]
+
+    def find(self, key: bytes) -> int | None:
+        """The full block of that key."""
+        return self._full.get(key)
+
+    def find_partial(self, parent: bytes, ids: Sequence[int]) -> tuple[int, int] | None:
+        """The block after ``parent`` that begins with most of ``ids``, and with how many; None if with none."""
+        best = None
+        for block in self._children.get(parent, ()):
+            common = common_prefix(self._contents[block].ids, ids)
+            if common and (best is None or common > best[1]):
+                best = block, common
+        return best
+
+    def why_missing(self, parent: bytes, key: bytes | None, position: int, common: int) -> str:
+        """Why nothing more was found at token ``position``, of which the next ``common`` were in a block."""
+        if key is not None and key in self._dropped:
+            return f"the block at token {position} was dropped to make room for others"
+        differing = any(len(self._contents[block].ids) > common for block in self._children.get(parent, ()))
+        if differing:
+            return f"what was cached differs from token {position + common} on"
+        if position + common == 0:
+            return "no earlier request began like this one"
+        return f"nothing was cached after token {position + common}"
+
+    def audit(self, holders: Iterable[Sequence[int]]) -> None:
+        """Check every invariant against the lists of blocks that ``holders`` hold; for tests. Raises AssertionError."""
+        expected = [0] * self.num_blocks
+        for blocks in holders:
+            for block in blocks:
+                expected[block] += 1
+        assert expected == self._references, "references differ from what is held"
+        unused = sorted([*self._blank, *self._idle])
+        assert unused == [block for block in range(self.num_blocks) if not expected[block]], "a block leaked"
+        assert all(block in self._contents for block in self._idle), "an idle block has no contents"
+        assert not any(block in self._contents for block in self._blank), "a blank block has contents"
+        registered = sorted(block for siblings in self._children.values() for block in siblings)
+        assert registered == sorted(self._contents), "contents and children differ"
+        assert all(self._contents[block].key == key for key, block in self._full.items()), "a key leads elsewhere"
+
+    def _remember_drop(self, block: int) -> None:
+        key = self._contents[block].key
+        if key is not None:
+            self._dropped[key] = None
+            if len(self._dropped) > REMEMBERED_DROPS:
+                self._dropped.popitem(last=False)
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading elements are equal."""
+    count = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        count += 1
+    return count
+
+
+def blocks_for(tokens: int) -> int:
+    """Blocks that hold so many tokens."""
+    return -(-tokens // BLOCK_SIZE)

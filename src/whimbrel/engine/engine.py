@@ -1,0 +1,357 @@
+"""The engine: token ids in, token ids out, many sequences at a time, one step after the other.
+
+``step`` reads aloud: plan, run, sample, commit, trace. Nothing happens between steps, no thread runs in the background;
+whoever wants tokens calls ``step``. Not thread-safe: ``backends.native`` puts a lock around it. A step that an exception
+(Ctrl-C) leaves early has changed no sequence and can be repeated.
+"""
+
+import logging
+import secrets
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from whimbrel import hardware
+from whimbrel.engine.blocks import blocks_for
+from whimbrel.engine.cache import PagedCache
+from whimbrel.engine.request import FinishReason, Request, Sequence, StepOutput, TokenLogprob
+from whimbrel.engine.runner import Runner, StepLogits
+from whimbrel.engine.sampling import check_vocabulary, choose_token, note_token, token_logprobs
+from whimbrel.engine.scheduler import Scheduler, StepPlan
+from whimbrel.engine.store import ArrayStore, NativeStore, bytes_per_block, check_kv_dtype
+from whimbrel.engine.trace import Trace
+from whimbrel.errors import DoesNotFit, InvalidParameter, PromptTooLong, WhimbrelError
+from whimbrel.models.config import ModelConfig
+from whimbrel.models.rope import rope_table
+from whimbrel.ops.table import OpTable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineStats:
+    """Counters and gauges of an engine."""
+
+    running: int
+    waiting: int
+    steps: int
+    prompt_tokens: int
+    """tokens of all prompts so far"""
+    cached_tokens: int
+    """of these, tokens that came from the cache"""
+    completion_tokens: int
+    preemptions: int
+    blocks: int
+    blocks_used: int
+    blocks_idle: int
+    """free, with contents that can still be shared"""
+    cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a step adds to one sequence: usually one token, none while its prompt is read, or an error."""
+
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    error: WhimbrelError | None = None
+
+
+NOTHING = Choice()
+
+
+class Engine:
+    """One model, one cache, many sequences."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        ops: OpTable,
+        max_context: int | None = None,
+        max_sequences: int = 8,
+        num_blocks: int | None = None,
+        cache_bytes: int | None = None,
+        kv_dtype: str = "bf16",
+        prefill_chunk: int = 512,
+        prefix_sharing: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        """``model`` has ``config`` and ``params``; ``ops`` is bound to the implementation that fits them.
+
+        ``max_context`` is the most tokens, prompt and answer, of one sequence (None: as many as the model was trained
+        for). The cache has ``num_blocks`` blocks of 64 tokens, or as many as fit into ``cache_bytes``, or (None, None)
+        one context and a spare block.
+        Raises ``InvalidParameter``, and ``DoesNotFit`` if the cache is larger than the free memory or smaller than
+        one context.
+        """
+        self.config: ModelConfig = model.config
+        self.max_context = max_context or self.config.max_position_embeddings
+        self.kv_dtype = kv_dtype
+        for name, value in {"max_context": self.max_context, "max_sequences": max_sequences}.items():
+            _at_least_one(name, value)
+        _at_least_one("prefill_chunk", prefill_chunk)
+        self._warn_beyond_training()
+        num_blocks = self._count_blocks(num_blocks, cache_bytes)
+        native = ops.implementations.get("attend") == "native"
+        if native and threads is not None:
+            _set_threads(threads)
+        store = (NativeStore if native else ArrayStore)(
+            num_blocks,
+            self.config.num_hidden_layers,
+            self.config.num_key_value_heads,
+            self.config.head_dim,
+            kv_dtype,
+        )
+        self._cache = PagedCache(
+            store, num_blocks=num_blocks, max_sequences=max_sequences, max_blocks=blocks_for(self.max_context)
+        )
+        self._scheduler = Scheduler(self._cache, prefill_chunk=prefill_chunk, prefix_sharing=prefix_sharing)
+        rope = rope_table(self.config, self.max_context)
+        self._runner = Runner(model.params, self.config, ops, rope, self._cache)
+        self._sample = ops.sample
+        self._sequences: dict[int, Sequence] = {}
+        self._next_id = 0
+        self._steps = self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
+        self.trace = Trace()
+
+    def add(self, request: Request) -> int:
+        """Put a request in line; returns the id that ``StepOutput`` carries.
+
+        Raises ``PromptTooLong`` with both numbers if prompt and ``max_tokens`` exceed the context, and
+        ``InvalidParameter`` for ids that the vocabulary lacks.
+        """
+        self._check(request)
+        params = request.params
+        length = len(request.token_ids)
+        limit = self.max_context if params.max_tokens is None else length + params.max_tokens
+        stops = frozenset(params.stop_token_ids)
+        if not params.ignore_eos:
+            stops |= frozenset(self.config.eos_token_ids)
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        sequence = Sequence(self._next_id, request, seed=seed, limit=limit, stops=stops, now=perf_counter())
+        self._next_id += 1
+        self._sequences[sequence.id] = sequence
+        self._scheduler.add(sequence)
+        return sequence.id
+
+    def step(self) -> list[StepOutput]:
+        """Read or write one step of every running sequence; one output for each. [] if there is nothing to do."""
+        if not self._sequences:
+            return []
+        start = perf_counter()
+        plan = self._scheduler.plan()
+        planned = perf_counter()
+        logits = self._runner.run(plan)
+        ran = perf_counter()
+        choices = self._choose(plan, logits)
+        sampled = perf_counter()
+        outputs = self._commit(plan, choices, logits.prompt)
+        self.trace.record((start, planned, ran, sampled, perf_counter()), len(plan.works), plan.num_tokens)
+        return outputs
+
+    def abort(self, request_id: int) -> StepOutput | None:
+        """Stop a request and free its blocks; its last output, or None if it has ended already."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is None:
+            return None
+        output = _output(sequence, perf_counter(), finish_reason=FinishReason.ABORT)
+        self._scheduler.remove(sequence)
+        return output
+
+    @property
+    def is_idle(self) -> bool:
+        """True if nothing runs and nothing waits."""
+        return not self._sequences
+
+    @property
+    def stats(self) -> EngineStats:
+        """A snapshot."""
+        blocks = self._cache.blocks
+        return EngineStats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            completion_tokens=self._completion_tokens,
+            preemptions=self._scheduler.preemptions,
+            blocks=blocks.num_blocks,
+            blocks_used=blocks.used,
+            blocks_idle=blocks.idle,
+            cache_bytes=blocks.num_blocks * self._block_bytes,
+        )
+
+    def audit(self) -> None:
+        """Check the cache's invariants; for tests. Raises AssertionError."""
+        self._cache.blocks.audit([sequence.blocks for sequence in self._sequences.values()])
+
+    # --- the parts of a step
+
+    def _choose(self, plan: StepPlan, logits: StepLogits) -> list[Choice]:
+        """What comes after each work of the plan, in its order."""
+        choices = []
+        row = 0
+        for work in plan.works:
+            if not work.reaches_end:
+                choices.append(NOTHING)
+                continue
+            sequence = work.sequence
+            full = len(sequence.tokens) >= sequence.limit
+            choices.append(NOTHING if full else self._choose_one(sequence, logits.rows[row]))
+            row += 1
+        return choices
+
+    def _choose_one(self, sequence: Sequence, logits: Any) -> Choice:
+        """The next token of one sequence, logits [V]. An error ends this sequence and no other."""
+        try:
+            token = choose_token(logits, sequence, self._sample)
+            if sequence.params.logprobs is None:
+                return Choice((token,))
+            return Choice((token,), tuple(token_logprobs(logits[None], [token], sequence.params.logprobs)))
+        except WhimbrelError as error:
+            return Choice((), (), error)
+
+    def _commit(
+        self, plan: StepPlan, choices: list[Choice], prompt_logprobs: dict[int, list[TokenLogprob]]
+    ) -> list[StepOutput]:
+        """Make the step's results part of the sequences; end those that are done."""
+        now = perf_counter()
+        self._steps += 1
+        outputs = []
+        for work, choice in zip(plan.works, choices, strict=True):
+            sequence = work.sequence
+            at_end = work.reaches_end
+            sequence.computed += work.count
+            self._cache.commit(sequence)
+            scores = tuple(prompt_logprobs.get(sequence.id, ()))
+            sequence.scored += len(scores)
+            if at_end:
+                self._advance(sequence, choice, now)
+            finish = _finish_reason(sequence, choice) if at_end else None
+            outputs.append(_output(sequence, now, choice, scores, finish))
+            if finish is not None:
+                del self._sequences[sequence.id]
+                self._scheduler.remove(sequence)
+        return outputs
+
+    def _advance(self, sequence: Sequence, choice: Choice, now: float) -> None:
+        """Append the new token, and keep the clocks and counters."""
+        if sequence.first_token is None:
+            sequence.first_token = now
+            self._prompt_tokens += sequence.prompt_length
+            self._cached_tokens += sequence.cached
+        sequence.last_token = now
+        for token in choice.tokens:
+            sequence.tokens.append(token)
+            note_token(sequence, token)
+            self._completion_tokens += 1
+
+    # --- checks
+
+    def _check(self, request: Request) -> None:
+        length, wanted = len(request.token_ids), request.params.max_tokens
+        if length > self.max_context:
+            raise PromptTooLong(
+                f"the prompt has {length} tokens and the context holds {self.max_context}; "
+                "shorten the prompt or load the model with a larger context"
+            )
+        if wanted is None and length == self.max_context:
+            raise PromptTooLong(
+                f"the prompt has {length} tokens and fills the context of {self.max_context}: no room for an answer; "
+                "shorten the prompt or load the model with a larger context"
+            )
+        if wanted is not None and length + wanted > self.max_context:
+            raise PromptTooLong(
+                f"the prompt has {length} tokens and max_tokens={wanted}, together {length + wanted}; the context holds "
+                f"{self.max_context}: lower max_tokens to {self.max_context - length} or enlarge the context"
+            )
+        if max(request.token_ids) >= self.config.vocab_size or min(request.token_ids) < 0:
+            wrong = next(i for i in request.token_ids if not 0 <= i < self.config.vocab_size)
+            raise InvalidParameter(f"token id {wrong} is outside the vocabulary of {self.config.vocab_size}")
+        for token_id in check_vocabulary(request.params, self.config.vocab_size):
+            raise InvalidParameter(
+                f"token id {token_id} in logit_bias or stop_token_ids is outside the vocabulary of "
+                f"{self.config.vocab_size}"
+            )
+
+    def _count_blocks(self, num_blocks: int | None, cache_bytes: int | None) -> int:
+        """Blocks of the cache. Raises ``DoesNotFit``, or ``InvalidParameter`` if both sizes are given."""
+        config = self.config
+        check_kv_dtype(self.kv_dtype)
+        self._block_bytes = bytes_per_block(
+            config.num_hidden_layers, config.num_key_value_heads, config.head_dim, self.kv_dtype
+        )
+        needed = blocks_for(self.max_context)
+        if num_blocks is not None and cache_bytes is not None:
+            raise InvalidParameter("num_blocks and cache_bytes both give the cache's size; give one of them")
+        if cache_bytes is not None:
+            num_blocks = cache_bytes // self._block_bytes
+        if num_blocks is None:
+            num_blocks = needed + 1
+        if num_blocks < needed:
+            raise DoesNotFit(
+                f"a context of {self.max_context} tokens needs {_mib(needed * self._block_bytes)} of cache and "
+                f"{_mib(num_blocks * self._block_bytes)} were given; lower the context to "
+                f"{num_blocks * 64} or give the cache more"
+            )
+        available = hardware.memory().available
+        if num_blocks * self._block_bytes > available:
+            raise DoesNotFit(
+                f"a cache for {num_blocks * 64} tokens needs {_mib(num_blocks * self._block_bytes)} and "
+                f"{_mib(available)} are free; lower the context (about {available // self._block_bytes * 64} fit) "
+                "or use kv_dtype='q8'"
+            )
+        return num_blocks
+
+    def _warn_beyond_training(self) -> None:
+        trained = self.config.max_position_embeddings
+        if self.max_context > trained:
+            log.warning("a context of %d tokens is beyond the %d of the model's config", self.max_context, trained)
+
+
+def _finish_reason(sequence: Sequence, choice: Choice) -> FinishReason | None:
+    if choice.error is not None:
+        return FinishReason.ERROR
+    if choice.tokens and choice.tokens[-1] in sequence.stops:
+        return FinishReason.STOP
+    if len(sequence.tokens) >= sequence.limit:
+        return FinishReason.LENGTH
+    return None
+
+
+def _output(
+    sequence: Sequence,
+    now: float,
+    choice: Choice = NOTHING,
+    prompt_logprobs: tuple[TokenLogprob, ...] = (),
+    finish_reason: FinishReason | None = None,
+) -> StepOutput:
+    return StepOutput(
+        sequence.id,
+        choice.tokens,
+        min(sequence.computed, sequence.prompt_length),
+        sequence.usage(),
+        sequence.timings(now),
+        sequence.seed,
+        choice.logprobs,
+        prompt_logprobs,
+        finish_reason,
+        choice.error,
+    )
+
+
+def _at_least_one(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidParameter(f"{name}={value!r} is impossible; it is a whole number from 1 on")
+
+
+def _set_threads(threads: int) -> None:
+    from importlib import import_module
+
+    _at_least_one("threads", threads)
+    import_module("whimbrel._native").set_threads(threads)
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"
