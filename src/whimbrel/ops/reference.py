@@ -44,16 +44,17 @@ def rms_norm(x: Tensor, weight: Any | None, eps: float) -> Tensor:
 
 
 def round_activations(x: Tensor, weight: Any, activations: str) -> Tensor:
-    """``x`` as the kernels of ``weight`` see it; the gradient passes straight through.
+    """``x`` as a kernel of a packed ``weight`` sees it; the gradient passes straight through.
 
-    ``"exact"`` changes nothing. ``"bf16"`` rounds to bf16. ``"int8"`` rounds to 127 steps of ``max|x| / 127`` per row
-    and group of 32 inputs if the weight is stored in 4 or 8 bits, and changes nothing for other weights.
+    What ``"int8"`` and ``"bf16"`` mean for each layout is in ``ops/norm_linear``; ``"exact"`` changes nothing, and a
+    weight that isn't packed takes ``x`` as it is.
     """
-    if activations == "bf16":
-        return x + (x.to(torch.bfloat16).to(x.dtype) - x).detach()
-    if activations == "int8" and getattr(weight, "layout", None) in QUANTIZED_LAYOUTS:
+    layout = getattr(weight, "layout", None)
+    if activations == "exact" or layout not in (*QUANTIZED_LAYOUTS, "bf16"):
+        return x
+    if activations == "int8" and layout in QUANTIZED_LAYOUTS:
         return x + (_to_int8_and_back(x) - x).detach()
-    return x
+    return x + (x.to(torch.bfloat16).to(x.dtype) - x).detach()
 
 
 def linear(x: Tensor, weight: Any, activations: str) -> Tensor:

@@ -12,8 +12,10 @@ Accumulation: fp32 (integer dot products inside a group are exact). Reference: e
 Differentiable in all arrays; rounding passes gradients straight through.
 
 Activations. A kernel may round ``n``, and the table of ops says how (``dispatch.bind``):
-``int8`` - weights of 4 and 8 bits: to 127 steps of ``max|n| / 127`` per row and group of 32 inputs; others: not at all.
-``bf16`` - to bf16, whatever the weight. ``exact`` - not at all (reference only).
+``int8`` - weights of 4 and 8 bits: to 127 steps of ``max|n| / 127`` per row and group of 32 inputs.
+``bf16`` - weights of 4 and 8 bits: to bf16.
+With either, weights stored in bf16 meet ``n`` in bf16, and those in f32 and f16 meet it unrounded. ``exact`` rounds
+nothing (reference only).
 Rows are rounded on their own, so a row's result doesn't depend on the other rows.
 """
 
