@@ -121,6 +121,14 @@ class GGUFFile:
         values = ggml_types.dequantize(info.type, self.rows(name, start, stop))
         return values.reshape(info.shape) if start == 0 and stop is None else values
 
+    def dequantize_rows(
+        self, name: str, start: int, stop: int, row_order: npt.NDArray[np.intp] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Rows ``row_order[start:stop]`` of a matrix (or rows ``[start, stop)``) in fp32."""
+        raw = self.rows(name)
+        chunk = raw[start:stop] if row_order is None else raw[row_order[start:stop]]
+        return ggml_types.dequantize(self.tensors[name].type, chunk)
+
     def repack(
         self,
         name: str,
