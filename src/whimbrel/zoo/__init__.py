@@ -7,10 +7,3 @@ May not: execute a model, or decide how it is loaded. Weights from the Hub stay 
 ``references`` parses what was typed, ``catalog`` lists the models known by a short name, ``store`` keeps the records,
 ``download``, ``wheel`` and ``hub`` bring files here, ``pull`` puts them together.
 """
-
-from whimbrel.zoo.catalog import CatalogEntry, catalog
-from whimbrel.zoo.pull import pull
-from whimbrel.zoo.references import Reference, parse_reference
-from whimbrel.zoo.store import Record, Store, resolve
-
-__all__ = ["CatalogEntry", "Record", "Reference", "Store", "catalog", "parse_reference", "pull", "resolve"]

@@ -6,6 +6,7 @@ the run as long as bytes keep coming; after that, and on Ctrl-C or a full disk, 
 from there. Only a complete file with the right SHA-256 replaces ``target``; a wrong one deletes the part, nothing else.
 """
 
+import base64
 import errno
 import hashlib
 import http.client
@@ -15,6 +16,7 @@ import shutil
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -137,7 +139,10 @@ def _write(response: Any, part: Path, start: int, total: int | None, advance: Ca
 
 def _request(source: Source, part: Path) -> tuple[urllib.request.Request, int]:
     """The request for what is still missing, and how many bytes are here already."""
-    request = urllib.request.Request(source.url, headers={"User-Agent": "whimbrel", "Accept-Encoding": "identity"})
+    url, login = _split_login(source.url)
+    request = urllib.request.Request(url, headers={"User-Agent": "whimbrel", "Accept-Encoding": "identity"})
+    if login:
+        request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
     note = _recall(part)
     same = note.get("url") == source.url or (source.sha256 and note.get("sha256") == source.sha256)
     have = _size(part) if same and (source.sha256 or note.get("validator")) else 0
@@ -250,8 +255,13 @@ def _existing_parent(path: Path) -> Path:
     return next(folder for folder in path.absolute().parents if folder.exists())
 
 
+def _split_login(url: str) -> tuple[str, str]:
+    """(address without login, "user:password" or ""): urllib does not understand ``user:password@host`` itself."""
+    parts = urllib.parse.urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    return urllib.parse.urlunsplit(parts._replace(netloc=host)), urllib.parse.unquote(login)
+
+
 def _shown(url: str) -> str:
     """The address without a password in it."""
-    scheme, _, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    return _split_login(url)[0]

@@ -77,6 +77,14 @@ def quant_of(name: str) -> str:
     return re.split(r"[.-]", stem)[-1]
 
 
+def fetch_file(repository: str, name: str, revision: str = "") -> Path:
+    """One small file of a repository, in the Hub's cache. Raises ModelNotFound or DownloadError."""
+    import huggingface_hub
+
+    with _plain_errors(repository, revision):
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision or None))
+
+
 def forget(repository: str, revision: str) -> int:
     """Delete one commit's files from the Hub's cache; returns the bytes freed. For ``whimbrel rm --files``."""
     import huggingface_hub

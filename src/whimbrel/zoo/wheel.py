@@ -60,6 +60,7 @@ def _locate(requirement: str) -> str:
 
 
 def _pip_download(requirement: str, sha256: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         _pip("download", "--quiet", "--dest", folder, *_ONE_WHEEL, requirement, asked=f"download {requirement}")
         wheel = next(Path(folder).glob("*.whl"))

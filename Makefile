@@ -1,0 +1,65 @@
+# The two commands that matter: `make demo` and `make test`. Both need only Python 3.11+, a C++ compiler and pip's index.
+# A stamp in .venv is named for the content it was made from, so nothing is done twice and nothing stale is used.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODEL ?= smollm2-135m
+DOCUMENT ?= examples/documents/pep-0616.txt
+QUESTION ?= What does this document propose, and why?
+
+content = $(shell find $(1) -type f -not -name '*.pyc' -exec cksum {} + 2>/dev/null | sort | cksum | cut -d' ' -f1)
+BUILT := $(VENV)/.built-$(call content,pyproject.toml CMakeLists.txt native)
+LOCKED := $(VENV)/.locked-$(call content,requirements.lock)
+
+.PHONY: help build dev check test test-peers bench docs demo clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "whimbrel needs Python 3.11 or newer; make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(BUILT): | $(VENV)/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --editable .
+	@rm -f $(VENV)/.built-* && touch $@
+
+$(LOCKED): | $(VENV)/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	@rm -f $(VENV)/.locked-* && touch $@
+
+build: $(BUILT) ## create .venv and compile the kernels (about a minute; at once when nothing changed)
+
+dev: $(LOCKED) $(BUILT) ## build, and install what tests and checks need (torch among it)
+
+demo: build ## answer a question from a document that ships here (fetches a 93 MB model once)
+	@$(BIN)/whimbrel pull $(MODEL)
+	$(BIN)/whimbrel ask -m $(MODEL) $(DOCUMENT) "$(QUESTION)"
+
+test: dev ## structure tests first, then everything that needs no GPU and no peer program
+	$(BIN)/python -m pytest -q tests/structure
+	@$(BIN)/whimbrel pull --quiet $(MODEL) || echo "the real model is not here: tests that need it will be skipped"
+	$(BIN)/python -m pytest -q tests --ignore=tests/structure
+
+test-peers: dev ## compare with llama.cpp and transformers (compiles llama-cpp-python: long)
+	$(BIN)/python -m pip install --quiet --editable '.[peers]'
+	$(BIN)/python -m pytest -q tests -m peers
+
+check: dev ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: build ## measure this machine against llama.cpp, as the README's table
+	$(BIN)/whimbrel pull $(MODEL)
+	$(BIN)/whimbrel bench -m $(MODEL) --context 512,2048,8192 --against llama.cpp
+
+docs: dev ## write docs/cli.md and docs/environment.md from the program itself
+	$(BIN)/python -m tests.structure.generate
+
+clean: ## remove what was built and installed here (not the models)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

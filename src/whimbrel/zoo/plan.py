@@ -1,0 +1,167 @@
+"""Does it fit, and how fast can it be? From a configuration alone; no weight is read, nothing is loaded.
+
+    weights   every matrix in its layout (4 bit is 4.5 bits with its scales), plus norms
+    cache     blocks of 64 tokens for one sequence of the asked context
+    scratch   activations of one prefill chunk, and the logits of one token
+    program   Python, numpy and the tokenizer (measured: see docs/measurements.md)
+
+A decoded token reads every weight but the embedding table, and all keys and values before it, once: the memory's read
+bandwidth divided by these bytes is the most tokens a second that any program can decode.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whimbrel import hardware
+from whimbrel.engine.blocks import blocks_for
+from whimbrel.engine.store import bytes_per_block
+from whimbrel.errors import FormatError, InvalidParameter, ModelNotFound
+from whimbrel.models.config import ModelConfig
+from whimbrel.zoo.catalog import catalog
+from whimbrel.zoo.references import parse_reference
+from whimbrel.zoo.store import resolve
+
+BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8": 8.5, "q4": 4.5}
+"""Bits of one weight in memory, scales of groups of 32 included."""
+
+_STORED_BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_0": 4.5, "Q4_1": 5, "Q4_K": 5, "Q5_K": 9, "Q6_K": 9}
+"""Bits of one weight after repacking, for each GGUF type."""
+
+_PREFILL_CHUNK = 512
+_PROGRAM_BYTES = 80_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Bytes, and tokens a second. ``decode_limit`` is None where no bandwidth was measured."""
+
+    model: str
+    parameters: int
+    layout: str
+    context: int
+    kv_dtype: str
+    weights: int
+    cache: int
+    scratch: int
+    program: int
+    total: int
+    available: int
+    fits: bool
+    longest_context: int
+    """the longest that fits into the memory that is free, at most what the model was trained for"""
+    read_bandwidth: float | None
+    decode_limit: float | None
+    """tokens a second at the full context"""
+    decode_limit_empty: float | None
+    """tokens a second at the start"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sizes:
+    weights: float
+    read_per_token: float
+    layout: str
+
+
+def plan(
+    model: str | None,
+    *,
+    context: int | None = None,
+    weights: str | None = None,
+    kv_dtype: str = "bf16",
+    offline: bool = False,
+    bandwidth: float | None = None,
+) -> Plan:
+    """Memory and speed limit of ``model`` (name, reference or path; it need not be here).
+
+    Raises ModelNotFound, FormatError, UnsupportedModel or InvalidParameter.
+    """
+    config, stored = find_config(model, offline=offline)
+    sizes = _sizes(config, weights, stored)
+    context = context or config.max_position_embeddings
+    if context < 1:
+        raise InvalidParameter(f"--context {context} is impossible; it is at least 1")
+    per_block = bytes_per_block(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, kv_dtype)
+    cache, scratch = blocks_for(context) * per_block, _scratch(config)
+    available = hardware.memory().available
+    fixed = int(sizes.weights) + scratch + _PROGRAM_BYTES
+    blocks = max(0, available - fixed) // per_block
+    return Plan(
+        model=model or "",
+        parameters=config.num_parameters(),
+        layout=sizes.layout,
+        context=context,
+        kv_dtype=kv_dtype,
+        weights=int(sizes.weights),
+        cache=cache,
+        scratch=scratch,
+        program=_PROGRAM_BYTES,
+        total=fixed + cache,
+        available=available,
+        fits=fixed + cache <= available,
+        longest_context=min(config.max_position_embeddings, blocks * 64),
+        read_bandwidth=bandwidth,
+        decode_limit=bandwidth / (sizes.read_per_token + cache) if bandwidth else None,
+        decode_limit_empty=bandwidth / sizes.read_per_token if bandwidth else None,
+    )
+
+
+def find_config(model: str | None, *, offline: bool = False) -> tuple[ModelConfig, str]:
+    """The configuration of a model that is here, or of a Hub repository (its config.json only); and how it is stored."""
+    try:
+        return read_config(resolve(model))
+    except ModelNotFound:
+        reference = parse_reference(model or "")
+        entry = catalog().get(reference.text)
+        repository = reference.repository or (entry.repository if entry else "")
+        if not repository or offline or hardware.flag("WHIMBREL_OFFLINE"):
+            raise
+    from whimbrel.zoo.hub import fetch_file
+
+    return read_config(fetch_file(repository, "config.json", reference.revision))
+
+
+def read_config(path: Path) -> tuple[ModelConfig, str]:
+    """The configuration of a local model, and a word on how its weights are stored: "Q4_1", "bfloat16"."""
+    if path.is_dir() or path.name == "config.json":
+        data = _read_json(path / "config.json" if path.is_dir() else path)
+        return ModelConfig.from_hf(data), str(data.get("dtype") or data.get("torch_dtype") or "float32")
+    from whimbrel.formats.gguf import GGUFFile
+
+    file = GGUFFile(path)
+    types: dict[str, int] = {}
+    for info in file.tensors.values():
+        types[info.type.name] = types.get(info.type.name, 0) + info.nbytes
+    return ModelConfig.from_gguf(file.metadata, file.tensors), max(types, key=lambda name: types[name])
+
+
+def _sizes(config: ModelConfig, weights: str | None, stored: str) -> _Sizes:
+    if weights is not None and weights not in BITS:
+        raise InvalidParameter(f"--weights {weights!r} is unknown; there are {', '.join(BITS)}")
+    layout = weights or {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(stored, stored)
+    bits = BITS.get(layout) or _STORED_BITS.get(layout)
+    if bits is None:
+        raise FormatError(f"weights stored as {stored!r} have no known size; say --weights {', '.join(BITS)}")
+    table = config.vocab_size * config.hidden_size
+    total = config.num_parameters()
+    read = total - (0 if config.tie_word_embeddings else table)
+    return _Sizes(weights=total * bits / 8, read_per_token=read * bits / 8, layout=layout)
+
+
+def _scratch(config: ModelConfig) -> int:
+    """fp32 activations of one chunk: residual, normed input, q k v, attention output, gate and up; and one row of logits."""
+    qkv = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+    row = 3 * config.hidden_size + 2 * qkv + 2 * config.intermediate_size
+    return 4 * (_PREFILL_CHUNK * row + config.vocab_size)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path} can't be read as JSON ({error}); pull the model again") from error
+    if not isinstance(data, dict):
+        raise FormatError(f"{path} holds {type(data).__name__}, an object was expected")
+    return data

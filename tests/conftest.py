@@ -1,0 +1,47 @@
+"""What every test lives with: sockets reach loopback only, and models are kept in a folder of the test's own."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}
+
+
+class NetworkForbidden(RuntimeError):
+    """A test tried to leave this machine."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def loopback_only() -> Iterator[None]:
+    """Refuse every connection that leaves the machine; name resolution of other hosts too."""
+    connect, resolve = socket.socket.connect, socket.getaddrinfo
+
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family in {socket.AF_INET, socket.AF_INET6} and address[0] not in _LOOPBACK:
+            raise NetworkForbidden(f"a test tried to connect to {address}")
+        return connect(self, address)
+
+    def lookup(host: Any, *rest: Any, **options: Any) -> Any:
+        if host is not None and str(host) not in _LOOPBACK:
+            raise NetworkForbidden(f"a test tried to resolve {host!r}")
+        return resolve(host, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        patch.setattr(socket, "getaddrinfo", lookup)
+        yield
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data folder, and no settings from outside."""
+    from whimbrel import hardware
+
+    for name in hardware.ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "whimbrel-home"
+    monkeypatch.setenv("WHIMBREL_HOME", str(folder))
+    return folder
