@@ -87,7 +87,9 @@ class Engine:
         """
         self.config: ModelConfig = model.config
         self.max_context = max_context or self.config.max_position_embeddings
+        self.max_sequences = max_sequences
         self.kv_dtype = kv_dtype
+        self.prefix_sharing = prefix_sharing
         for name, value in {"max_context": self.max_context, "max_sequences": max_sequences}.items():
             _at_least_one(name, value)
         _at_least_one("prefill_chunk", prefill_chunk)

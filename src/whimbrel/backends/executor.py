@@ -1,0 +1,94 @@
+"""Executor: what every backend can do, in token ids. Text lives one level above, in ``llm``.
+
+Evaluation, agents, data generation and the server speak only this. What a backend lacks it refuses with
+``UnsupportedCapability`` and the name of an alternative; it never drops an option.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from whimbrel.engine.request import (
+    FinishReason,
+    Request,
+    SamplingParams,
+    StepOutput,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
+
+Step = StepOutput
+"""What one step did for one request: tokens, progress of the prompt, usage, timings."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """What a backend offers."""
+
+    backend: str
+    """its name: "native", "scripted", ..."""
+    max_context: int
+    """most tokens of one sequence, prompt and answer"""
+    max_sequences: int
+    """sequences that run at the same time; more wait"""
+    vocab_size: int
+    logprobs: bool
+    prompt_logprobs: bool
+    prefix_sharing: bool
+    constraints: bool = False
+    """answers in a guaranteed shape"""
+    speculation: bool = False
+    devices: tuple[str, ...] = ("cpu",)
+    implementation: str = ""
+    """which ops compute: "native", "reference" """
+
+
+class StepStream(Protocol):
+    """The steps of one request. ``close`` stops it and frees its memory; a generator is one."""
+
+    def __iter__(self) -> Iterator[Step]: ...
+
+    def __next__(self) -> Step: ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Token ids in, token ids out."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this backend offers."""
+        ...
+
+    def generate(self, request: Request) -> StepStream:
+        """Steps of a request, computed while they are iterated; several streams may be open at once.
+
+        Raises ``PromptTooLong``, ``InvalidParameter`` or ``UnsupportedCapability`` at once, not at the first step.
+        """
+        ...
+
+    def score(self, token_ids: Ids[int]) -> list[float]:
+        """Natural log-probability of each id but the first, given those before it: ``len(token_ids) - 1`` numbers."""
+        ...
+
+    def close(self) -> None:
+        """Stop everything and free the memory. Idempotent."""
+        ...
+
+
+__all__ = [
+    "Capabilities",
+    "Executor",
+    "FinishReason",
+    "Request",
+    "SamplingParams",
+    "Step",
+    "StepStream",
+    "Timings",
+    "TokenLogprob",
+    "Usage",
+]

@@ -1,0 +1,266 @@
+"""LLM: text in, text out, over any ``Executor``.
+
+>>> with LLM("model.gguf") as llm:                                      # doctest: +SKIP
+...     for piece in llm.stream([{"role": "user", "content": "Hello"}], max_tokens=64):
+...         print(piece.text, end="")
+
+A text is continued as it stands; a list of messages goes through the model's chat template. Options that aren't given
+are those of the model's own generation config, or else the defaults of ``SamplingParams`` (greedy).
+"""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self, cast
+
+from whimbrel.backends.chat import Chat
+from whimbrel.backends.executor import Capabilities, Executor, FinishReason, Request, SamplingParams
+from whimbrel.backends.open import OpenModel, open_model
+from whimbrel.backends.results import Completion, Score
+from whimbrel.backends.stream import Stream
+from whimbrel.backends.text import StopStrings
+from whimbrel.errors import InvalidParameter, ModelNotFound, UsageError
+from whimbrel.models.chat import Message
+from whimbrel.models.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+Prompt = str | Sequence[int] | Sequence[Message]
+"""Text, token ids, or messages"""
+
+OVERFLOWS = ("error", "truncate")
+
+REMEMBERED_CONVERSATIONS = 256
+"""Conversations whose ids are kept for their next turn; 8 bytes a token."""
+
+
+class LLM:
+    """A loaded model that speaks text. A context manager; ``close`` frees the memory."""
+
+    resolve: ClassVar[Callable[[str], Path] | None] = None
+    """turns a name into a local path; ``whimbrel.LLM`` is this class with the model store's"""
+
+    def __init__(self, model: str | Path | OpenModel, *, overflow: str = "error", **options: Any) -> None:
+        """``model``: a local path, a name that ``resolve`` knows, or a model opened before.
+
+        ``options`` are those of ``backends.open.open_model``: context, kv_dtype, threads, weights, ...
+        ``overflow``: "error" refuses a prompt that is longer than the context; "truncate" cuts tokens off its
+        beginning (after BOS) and says how many in ``usage.truncated_tokens``.
+        Raises what ``open_model`` does; ``InvalidParameter`` for an unknown option.
+        """
+        _check_overflow(overflow)
+        opened = model if isinstance(model, OpenModel) else self._open(model, options)
+        self.executor: Executor = opened.executor
+        self.tokenizer: Tokenizer = opened.tokenizer
+        self.chat_template = opened.chat_template
+        self.config = opened.config
+        self.source = opened.source
+        self._overflow = overflow
+        self._defaults = _defaults(opened.generation_config)
+        self._stop_ids = _stop_ids(opened)
+        self._remembered: dict[str, tuple[int, ...]] = {}  # rendered conversation -> its ids; the oldest goes first
+
+    # --- text
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        stop: str | Sequence[str] = (),
+        overflow: str | None = None,
+        template: Mapping[str, Any] | None = None,
+        **sampling: Any,
+    ) -> Stream:
+        """An answer piece by piece; ``stream.result`` has all of it in the end.
+
+        ``stop``: texts that end the answer and are not part of it. ``template``: variables for the chat template.
+        ``sampling``: fields of ``SamplingParams``. The work is done while the stream is iterated; leaving it early
+        (``close``, or the end of a ``with``) frees its memory.
+        Raises ``UsageError`` (empty prompt, no chat template), ``InvalidParameter``, ``PromptTooLong``.
+        """
+        if isinstance(prompt, str) or not prompt or not isinstance(prompt[0], Mapping):
+            return self.stream_ids(self.prompt_ids(prompt), stop=stop, overflow=overflow, **sampling)
+        text = self.render(cast(Sequence[Message], prompt), template)
+        stream = self.stream_ids(self._conversation_ids(text), stop=stop, overflow=overflow, **sampling)
+        stream.on_end = lambda completion: self._remember(text, completion)
+        return stream
+
+    def generate(self, prompt: Prompt, **options: Any) -> Completion:
+        """The whole answer at once; options as for ``stream``."""
+        return self.stream(prompt, **options).drain()
+
+    def chat(self, messages: str | Sequence[Message], **options: Any) -> Completion:
+        """The answer to a conversation, or to one user message given as text; options as for ``stream``."""
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        return self.generate(messages, **options)
+
+    def session(self, *, system: str | None = None, template: Mapping[str, Any] | None = None) -> Chat:
+        """A conversation that keeps its history as token ids, so that each turn reads only what is new."""
+        return Chat(self, system=system, template=template)
+
+    def score(self, text: str | Sequence[int]) -> Score:
+        """Log-probability of each token of a text (or of ids) given those before it.
+
+        Raises ``UsageError`` for fewer than two tokens, ``PromptTooLong`` beyond the context.
+        """
+        ids = self.tokenize(text) if isinstance(text, str) else [int(id) for id in text]
+        if len(ids) < 2:
+            raise UsageError(f"a text of {len(ids)} tokens has nothing to score; give at least two tokens")
+        return Score(token_ids=tuple(ids), logprobs=tuple(self.executor.score(ids)))
+
+    # --- tokens
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Ids of a text; see ``Tokenizer.encode``."""
+        return self.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, token_ids: Iterable[int]) -> str:
+        """Text of ids, control tokens by their names."""
+        return self.tokenizer.decode(token_ids)
+
+    def render(self, messages: Sequence[Message], template: Mapping[str, Any] | None = None) -> str:
+        """The conversation as the model reads it, up to where its answer begins."""
+        if self.chat_template is None:
+            raise UsageError("this model has no chat template: it can go on with a text, but not answer messages")
+        if not messages:
+            raise UsageError("there are no messages; give at least one from the user")
+        return self.chat_template.render(messages, **{"add_generation_prompt": True, **(template or {})})
+
+    def prompt_ids(self, prompt: Prompt, template: Mapping[str, Any] | None = None) -> list[int]:
+        """The ids of a prompt. Raises ``UsageError`` if it is empty."""
+        if isinstance(prompt, str):
+            if not prompt:
+                raise UsageError("the prompt is empty; give some text to go on from")
+            return self.tokenize(prompt)
+        if len(prompt) == 0:
+            raise UsageError("the prompt is empty; give a text, token ids or messages")
+        if isinstance(prompt[0], Mapping):
+            return self._conversation_ids(self.render(cast(Sequence[Message], prompt), template))
+        return [int(id) for id in cast(Sequence[int], prompt)]
+
+    def stream_ids(
+        self, ids: Sequence[int], *, stop: str | Sequence[str] = (), overflow: str | None = None, **sampling: Any
+    ) -> Stream:
+        """``stream`` for a prompt of token ids."""
+        params = self.sampling_params(**sampling)
+        stops = StopStrings([stop] if isinstance(stop, str) else stop)
+        kept = self._fit(list(ids), params, self._overflow if overflow is None else overflow)
+        steps = self.executor.generate(Request(token_ids=tuple(kept), params=params))
+        return Stream(steps, self.tokenizer, stops, tuple(kept), truncated=len(ids) - len(kept))
+
+    def sampling_params(self, **sampling: Any) -> SamplingParams:
+        """What was asked, over the model's own defaults. Raises ``InvalidParameter``."""
+        params = SamplingParams.of({**self._defaults, **sampling})
+        if params.ignore_eos:
+            return params
+        return replace(params, stop_token_ids=tuple({*params.stop_token_ids, *self._stop_ids}))
+
+    # --- the model
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the backend offers."""
+        return self.executor.capabilities
+
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and answer together."""
+        return self.executor.capabilities.max_context
+
+    def close(self) -> None:
+        """Free weights and cache. Idempotent."""
+        self.executor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- inside
+
+    def _open(self, model: str | Path, options: Mapping[str, Any]) -> OpenModel:
+        resolve = type(self).resolve
+        path = resolve(model) if isinstance(model, str) and resolve is not None else Path(model)
+        if not path.exists():
+            raise ModelNotFound(f"there is no model at {path}; give the path of a .gguf file or a checkpoint folder")
+        known = inspect.signature(open_model).parameters
+        for name in options:
+            if name not in known:
+                raise InvalidParameter(f"LLM has no option {name!r}; there are overflow, {', '.join(list(known)[1:])}")
+        return open_model(path, **options)
+
+    def _fit(self, ids: list[int], params: SamplingParams, overflow: str) -> list[int]:
+        """The prompt as far as the context holds it, if the caller wants it cut; else as it is, for the engine to judge.
+
+        Room for the answer is ``max_tokens``, or a quarter of the context.
+        """
+        _check_overflow(overflow)
+        answer = self.context // 4 if params.max_tokens is None else params.max_tokens
+        room = self.context - answer
+        if overflow == "error" or len(ids) <= room or room < 2:
+            return ids
+        head = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        log.warning("%d of %d prompt tokens were cut off", len(ids) - room, len(ids))
+        return head + ids[len(ids) - room + len(head) :]
+
+    def _conversation_ids(self, text: str) -> list[int]:
+        """Ids of a rendered conversation. A part that this model has written keeps the ids that it wrote."""
+        known = max((old for old in self._remembered if text.startswith(old)), key=len, default="")
+        if known:
+            rest = self.continuation_ids(text[len(known) :])
+            if rest is not None:
+                return [*self._remembered[known], *rest]
+        return self.tokenize(text, add_special=False, parse_special=True)
+
+    def continuation_ids(self, text: str) -> list[int] | None:
+        """Ids of a piece of a rendered conversation that follows other ids.
+
+        None if the tokenizer can't express it by itself (some put a space before every text).
+        """
+        ids = self.tokenize(text, add_special=False, parse_special=True)
+        exact = b"".join(map(self.tokenizer.token_bytes, ids)) == text.encode()
+        return ids if exact else None
+
+    def answer_ids(self, completion: Completion) -> tuple[int, ...]:
+        """The ids that a completion wrote, without the one that ended it."""
+        ids = completion.token_ids
+        ended = completion.finish_reason == FinishReason.STOP and completion.stop is None
+        return ids[:-1] if ended else ids
+
+    def _remember(self, prompt: str, completion: Completion) -> None:
+        """Keep the ids of a conversation, so that its next turn is not tokenized in another way than it was written."""
+        answer = self.answer_ids(completion)
+        if completion.usage.truncated_tokens or not answer or completion.stop is not None:
+            return
+        raw = b"".join(map(self.tokenizer.token_bytes, answer))
+        self._remembered[prompt + raw.decode("utf-8", "replace")] = (*completion.prompt_token_ids, *answer)
+        while len(self._remembered) > REMEMBERED_CONVERSATIONS:
+            del self._remembered[next(iter(self._remembered))]
+
+
+def _check_overflow(overflow: str) -> None:
+    if overflow not in OVERFLOWS:
+        raise InvalidParameter(f"overflow={overflow!r} is unknown; there are {', '.join(OVERFLOWS)}")
+
+
+def _stop_ids(model: OpenModel) -> frozenset[int]:
+    """Everything that the checkpoint names as an end: tokenizer, generation config, config."""
+    named = model.generation_config.get("eos_token_id") or ()
+    ids = {named} if isinstance(named, int) else set(named)
+    return frozenset(ids | set(model.tokenizer.eos_token_ids))
+
+
+def _defaults(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's own sampling options; greedy if it says ``do_sample: false`` or nothing about sampling."""
+    names = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
+    given = {name: generation_config[name] for name in names if generation_config.get(name) is not None}
+    if not generation_config.get("do_sample", "temperature" in given):
+        return {name: given[name] for name in ("repetition_penalty",) if name in given}
+    return {"temperature": 1.0, **given}

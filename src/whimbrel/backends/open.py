@@ -1,0 +1,91 @@
+"""From a local path to an executor with its tokenizer: files are read, ops bound, the cache laid out."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from whimbrel import hardware
+from whimbrel.backends.executor import Executor
+from whimbrel.backends.native import NativeExecutor
+from whimbrel.engine import Engine
+from whimbrel.engine.blocks import blocks_for
+from whimbrel.engine.store import bytes_per_block
+from whimbrel.models.chat import ChatTemplate
+from whimbrel.models.config import ModelConfig
+from whimbrel.models.loading import load_model
+from whimbrel.models.tokenizer import Tokenizer
+from whimbrel.ops import dispatch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenModel:
+    """An executor and what the text level needs beside it."""
+
+    executor: Executor
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    """None where the model has none: it goes on with text but can't chat"""
+    generation_config: Mapping[str, Any]
+    """the model's own defaults of sampling, as its authors published them"""
+    config: ModelConfig | None = None
+    source: str = ""
+
+
+def open_model(
+    path: str | Path,
+    *,
+    context: int | None = None,
+    max_sequences: int = 8,
+    cache_bytes: int | None = None,
+    kv_dtype: str = "bf16",
+    prefill_chunk: int = 512,
+    prefix_sharing: bool = True,
+    threads: int | None = None,
+    weights: str | None = None,
+    ops: str = "auto",
+    activations: str | None = None,
+) -> OpenModel:
+    """Load a checkpoint folder or ``.gguf`` file into the engine.
+
+    ``context``: tokens of prompt and answer together (None: what the model was trained for, or as much of it as half
+    of the free memory holds). ``weights``: None as they are stored, or "q4", "q8", "bf16", "f32" converted on loading.
+    ``kv_dtype``: "bf16" or "q8". ``ops``: "native", "reference", or "auto". ``activations``: see ``ops.dispatch``.
+    Raises ``ModelNotFound``, ``FormatError``, ``UnsupportedModel``, ``DoesNotFit``, ``InvalidParameter``.
+    """
+    table = dispatch.bind(ops, activations=activations)
+    model = load_model(Path(path), weights=weights)
+    engine = Engine(
+        model,
+        ops=table,
+        max_context=default_context(model.config, kv_dtype) if context is None else context,
+        max_sequences=max_sequences,
+        cache_bytes=cache_bytes,
+        kv_dtype=kv_dtype,
+        prefill_chunk=prefill_chunk,
+        prefix_sharing=prefix_sharing,
+        threads=hardware.threads() if threads is None else threads,
+    )
+    return OpenModel(
+        executor=NativeExecutor(engine, implementation=table.implementations["attend"]),
+        tokenizer=model.tokenizer,
+        chat_template=model.chat_template,
+        generation_config=model.generation_config,
+        config=model.config,
+        source=str(model.source),
+    )
+
+
+def default_context(config: ModelConfig, kv_dtype: str = "bf16") -> int:
+    """The trained context, or what half of the free memory holds of it; a smaller one is logged."""
+    trained = config.max_position_embeddings
+    block = bytes_per_block(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, kv_dtype)
+    fitting = (hardware.memory().available // 2 // block - 1) * 64
+    if blocks_for(trained) * 64 <= fitting:
+        return trained
+    context = max(64, fitting)
+    log.warning("the context is %d tokens: memory is too small for the model's %d", context, trained)
+    return context

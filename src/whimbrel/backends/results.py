@@ -1,0 +1,72 @@
+"""What the text level returns: ``Piece`` while it streams, ``Completion`` at the end, ``Score`` of a text."""
+
+import math
+from dataclasses import dataclass
+
+from whimbrel.backends.executor import FinishReason, Timings, TokenLogprob, Usage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """What one step adds. While the prompt is read, ``text`` is empty and ``processed`` grows."""
+
+    text: str
+    """whole characters, ready to be shown; may be empty"""
+    token_ids: tuple[int, ...] = ()
+    processed: int
+    """tokens of the prompt that have been read"""
+    prompt_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    """set on the last piece"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """An answer, complete or as far as it came."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    """all ids written, the one that ended the answer included"""
+    prompt_token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stop: str | None
+    """the stop string that ended it"""
+    usage: Usage
+    timings: Timings
+    seed: int
+    """the seed that was used; the same one gives the same answer"""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """of the prompt's tokens but the first, if they were asked for"""
+
+    @property
+    def prefill_rate(self) -> float | None:
+        """Prompt tokens read per second, without those from the cache; None if none were read."""
+        read = self.usage.prompt_tokens - self.usage.cached_tokens
+        return read / self.timings.prefill if read and self.timings.prefill else None
+
+    @property
+    def decode_rate(self) -> float | None:
+        """Tokens per second after the first one; None if there were none."""
+        written = self.usage.completion_tokens - 1
+        return written / self.timings.decode if written > 0 and self.timings.decode else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """How likely a text is to the model."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """natural logarithms, of each token but the first"""
+
+    @property
+    def total(self) -> float:
+        """Log-probability of the whole text, given its first token."""
+        return math.fsum(self.logprobs)
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-probability."""
+        return math.exp(-self.total / len(self.logprobs))

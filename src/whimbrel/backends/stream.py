@@ -1,0 +1,138 @@
+"""One answer while it is written: steps in, pieces of text out."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from whimbrel.backends.executor import FinishReason, Step, StepStream, TokenLogprob
+from whimbrel.backends.results import Completion, Piece
+from whimbrel.backends.text import StopStrings, Utf8Stream
+from whimbrel.errors import UsageError
+from whimbrel.models.tokenizer import Tokenizer
+
+
+class Stream:
+    """An iterator of ``Piece``s; the last one has a ``finish_reason``. Also a context manager that ends with ``close``."""
+
+    def __init__(
+        self,
+        steps: StepStream,
+        tokenizer: Tokenizer,
+        stops: StopStrings,
+        prompt_token_ids: tuple[int, ...],
+        *,
+        truncated: int = 0,
+    ) -> None:
+        """Made by ``LLM.stream``. ``truncated``: tokens that were cut off the prompt."""
+        self.on_end: Callable[[Completion], None] | None = None
+        """called once with the result, when the answer is complete or the stream is closed"""
+        self._steps = steps
+        self._tokenizer = tokenizer
+        self._characters = Utf8Stream()
+        self._stops = stops
+        self._prompt = prompt_token_ids
+        self._truncated = truncated
+        self._text: list[str] = []
+        self._ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._prompt_logprobs: list[TokenLogprob] = []
+        self._last: Step | None = None
+        self._reason: FinishReason | None = None
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self
+
+    def __next__(self) -> Piece:
+        """The next piece. Raises what the backend raises; the stream is over then."""
+        if self._reason is not None:
+            raise StopIteration
+        try:
+            step = next(self._steps)
+        except BaseException:
+            self.close()
+            raise
+        self._last = step
+        self._ids += step.token_ids
+        self._logprobs += step.logprobs
+        self._prompt_logprobs += step.prompt_logprobs
+        return self._piece(step, self._show(step))
+
+    def _show(self, step: Step) -> str:
+        """The text that this step lets us show; sets the reason where the answer ends."""
+        written = step.token_ids[:-1] if step.finish_reason == FinishReason.STOP else step.token_ids
+        special = self._tokenizer.special_ids
+        data = b"".join(self._tokenizer.token_bytes(id) for id in written if id not in special)
+        text = self._stops.feed(self._characters.feed(data))
+        reason = step.finish_reason
+        if self._stops.found is not None:
+            reason = FinishReason.STOP
+            self._steps.close()
+        elif reason is not None:
+            text += self._stops.flush()
+        self._text.append(text)
+        if reason is not None:
+            self._end(reason)
+        return text
+
+    def _piece(self, step: Step, text: str) -> Piece:
+        return Piece(
+            text=text,
+            token_ids=step.token_ids,
+            processed=step.processed,
+            prompt_tokens=len(self._prompt),
+            logprobs=step.logprobs,
+            finish_reason=self._reason,
+        )
+
+    def _end(self, reason: FinishReason) -> None:
+        self._reason = reason
+        if self.on_end is not None and self._last is not None:
+            self.on_end(self.result)
+
+    @property
+    def text(self) -> str:
+        """What has been shown so far."""
+        return "".join(self._text)
+
+    @property
+    def result(self) -> Completion:
+        """The answer, once the stream has ended or was closed. Raises ``UsageError`` before, or if nothing was read."""
+        if self._reason is None:
+            raise UsageError("the answer isn't complete; iterate the stream to its end, or close it")
+        if self._last is None:
+            raise UsageError("the stream was closed before its first step; there is no result")
+        usage = self._last.usage
+        return Completion(
+            text=self.text,
+            token_ids=tuple(self._ids),
+            prompt_token_ids=self._prompt,
+            finish_reason=self._reason,
+            stop=self._stops.found,
+            usage=replace(usage, truncated_tokens=self._truncated) if self._truncated else usage,
+            timings=self._last.timings,
+            seed=self._last.seed,
+            logprobs=tuple(self._logprobs),
+            prompt_logprobs=tuple(self._prompt_logprobs),
+        )
+
+    def drain(self) -> Completion:
+        """Iterate to the end; the result."""
+        for _ in self:
+            pass
+        return self.result
+
+    def close(self) -> None:
+        """Stop the answer where it is. Text that was held back for a stop string is part of the result."""
+        if self._reason is None:
+            self._steps.close()
+            self._text.append(self._stops.flush())
+            self._end(FinishReason.ABORT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
