@@ -1,0 +1,112 @@
+"""Our side of a comparison: the native engine as everyone gets it, scheduler and sampling included."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from whimbrel.bench.bandwidth import MEMORY_BYTES, read_bandwidth
+from whimbrel.bench.record import ForeignLoad
+from whimbrel.bench.side import Scores, Timing
+from whimbrel.engine import Engine
+from whimbrel.engine.request import Request, SamplingParams, StepOutput
+from whimbrel.engine.store import bytes_per_block
+from whimbrel.formats.packed import PackedTensor
+from whimbrel.models.loading import load_model
+from whimbrel.models.params import Params
+from whimbrel.ops.dispatch import bind
+
+SETTING = "as stored"
+WARM_UP = 600
+"""Tokens of the warm-up: more than one chunk of a prompt."""
+
+
+class EngineSide:
+    """The engine with one sequence at a time and no memory of earlier prompts."""
+
+    settings = (SETTING,)
+
+    def __init__(self, path: Path, *, threads: int, max_context: int, weights: str | None, kv_dtype: str) -> None:
+        """Load the model; raises as ``load_model`` and ``Engine`` do."""
+        self._model = load_model(path, weights=weights)
+        self._engine = Engine(
+            self._model,
+            ops=bind("native"),
+            max_context=max(max_context, WARM_UP + 8),
+            max_sequences=1,
+            kv_dtype=kv_dtype,
+            prefix_sharing=False,
+            threads=threads,
+        )
+
+    def describe(self) -> Mapping[str, object]:
+        """Bytes that decoding one token reads, and how fast the engine's threads can read."""
+        config = self._engine.config
+        block = bytes_per_block(
+            config.num_hidden_layers, config.num_key_value_heads, config.head_dim, self._engine.kv_dtype
+        )
+        weights = weight_bytes(self._model.params)
+        return {
+            "kv_dtype": self._engine.kv_dtype,
+            "weight_bytes_per_token": weights,
+            "kv_bytes_per_token_of_context": block // 64,
+            "read_bandwidth": read_bandwidth(MEMORY_BYTES),
+            "read_bandwidth_of_weights": read_bandwidth(weights),
+        }
+
+    def warm_up(self, setting: str) -> None:
+        """One prompt of two chunks and a few tokens."""
+        self.measure(setting, range(1, WARM_UP), 4)
+
+    def measure(self, setting: str, prompt: Sequence[int], decode: int) -> Timing:
+        """See ``Side.measure``. A decode step is the engine's whole step: plan, run, choose the token, commit."""
+        with ForeignLoad() as foreign:
+            start = time.perf_counter()
+            steps = self._steps(prompt, SamplingParams(max_tokens=decode + 1, ignore_eos=True))
+            for step in steps:
+                if step.token_ids:
+                    break
+            first = time.perf_counter()
+            for _ in steps:
+                pass
+            end = time.perf_counter()
+        return Timing(prefill=first - start, decode=end - first, decoded=decode, foreign_load=foreign.share)
+
+    def tokenize(self, text: str) -> list[int]:
+        """See ``Side.tokenize``."""
+        return self._model.tokenizer.encode(text, add_special=False)
+
+    def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
+        """See ``Side.greedy``."""
+        return [
+            token
+            for step in self._steps(prompt, SamplingParams(max_tokens=count, ignore_eos=True))
+            for token in step.token_ids
+        ]
+
+    def score(self, token_ids: Sequence[int], first: int, top: int) -> Scores:
+        """See ``Side.score``."""
+        steps = self._steps(token_ids, SamplingParams(max_tokens=0, prompt_logprobs=top))
+        found = [logprob for step in steps for logprob in step.prompt_logprobs][first - 1 :]
+        return Scores(logprobs=tuple(one.logprob for one in found), top=tuple(one.top for one in found))
+
+    def close(self) -> None:
+        """Nothing outlives the process."""
+
+    def _steps(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[StepOutput]:
+        """Steps of one request; raises the engine's error if it ends with one."""
+        self._engine.add(Request(token_ids=tuple(prompt), params=params))
+        while outputs := self._engine.step():
+            for output in outputs:
+                if output.error is not None:
+                    raise output.error
+                yield output
+
+
+def weight_bytes(params: Params) -> int:
+    """Bytes of weights that one decode step reads: all matrices of all layers, and the head.
+
+    Of the embedding one row is read (nothing, here) unless it is the head too. Norms and biases don't matter.
+    """
+    matrices = [getattr(layer, field.name) for layer in params.layers for field in fields(layer)]
+    return sum(matrix.nbytes for matrix in [*matrices, params.lm_head] if isinstance(matrix, PackedTensor))

@@ -1,0 +1,104 @@
+"""llama.cpp's side of a comparison: flash attention off and on, the file's own types and the Q4_0 requantization."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from whimbrel.bench import llama_cpp
+from whimbrel.bench.record import ForeignLoad
+from whimbrel.bench.side import Scores, Timing
+
+FILE, Q4_0 = "file", "q4_0"
+SETTINGS = {f"{weights} fa={fa}": (weights, bool(fa)) for weights in (FILE, Q4_0) for fa in (0, 1)}
+
+
+class LlamaCppSide:
+    """A GGUF file in llama.cpp with each of ``SETTINGS``; both variants of the weights are loaded once."""
+
+    settings = tuple(SETTINGS)
+
+    def __init__(self, path: Path, *, threads: int, cache_folder: Path) -> None:
+        """Load the file and its requantization (made in ``cache_folder`` on first use)."""
+        self._threads = threads
+        paths = {FILE: path, Q4_0: llama_cpp.requantize(path, cache_folder)}
+        self._models = {weights: llama_cpp.LlamaModel(path) for weights, path in paths.items()}
+
+    def describe(self) -> Mapping[str, object]:
+        """Version, features and batch sizes."""
+        return {**llama_cpp.version(), "n_batch": llama_cpp.N_BATCH, "n_ubatch": llama_cpp.N_UBATCH, "kv_dtype": "f16"}
+
+    def warm_up(self, setting: str) -> None:
+        """One prompt of two pieces and a few tokens."""
+        self.measure(setting, range(1, 600), 4)
+
+    def measure(self, setting: str, prompt: Sequence[int], decode: int) -> Timing:
+        """See ``Side.measure``. The new tokens are given, not chosen, so no sampler's time is counted.
+
+        A fresh context is touched by one short run before the clock starts: its page faults are no work of the model.
+        """
+        with self._context(setting, len(prompt) + decode) as context:
+            context.feed(prompt[:64])
+            context.clear()
+            with ForeignLoad() as foreign:
+                start = time.perf_counter()
+                context.feed(prompt)
+                first = time.perf_counter()
+                for token in prompt[:decode]:
+                    context.feed((token,))
+                end = time.perf_counter()
+        return Timing(prefill=first - start, decode=end - first, decoded=decode, foreign_load=foreign.share)
+
+    def tokenize(self, text: str) -> list[int]:
+        """See ``Side.tokenize``."""
+        return self._models[FILE].tokenize(text)
+
+    def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
+        """See ``Side.greedy``."""
+        tokens: list[int] = []
+        with self._context(f"{FILE} fa=1", len(prompt) + count) as context:
+            context.feed(prompt)
+            while len(tokens) < count:
+                tokens.append(int(context.logits().argmax()))
+                context.feed(tokens[-1:])
+        return tokens
+
+    def score(self, token_ids: Sequence[int], first: int, top: int) -> Scores:
+        """See ``Side.score``."""
+        with self._context(f"{FILE} fa=1", len(token_ids)) as context:
+            if first > 1:
+                context.feed(token_ids[: first - 1])
+            logprobs = log_softmax(context.all_logits(token_ids[first - 1 : -1]))
+        targets = np.asarray(token_ids[first:])
+        return Scores(
+            logprobs=tuple(logprobs[np.arange(len(targets)), targets].tolist()),
+            top=tuple(likeliest(row, top) for row in logprobs),
+        )
+
+    def close(self) -> None:
+        """Free the weights."""
+        for model in self._models.values():
+            model.close()
+
+    @contextmanager
+    def _context(self, setting: str, tokens: int) -> Iterator[llama_cpp.LlamaContext]:
+        weights, flash_attention = SETTINGS[setting]
+        model = self._models[weights]
+        with model.context(tokens, threads=self._threads, flash_attention=flash_attention) as context:
+            yield context
+
+
+def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Log-probabilities [R, V] of logits [R, V], computed in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def likeliest(logprobs: npt.NDArray[np.float64], count: int) -> tuple[tuple[int, float], ...]:
+    """The ``count`` largest of [V] with their indices, best first, the smaller index on ties."""
+    order = np.argsort(-logprobs, kind="stable")[:count]
+    return tuple((int(token), float(logprobs[token])) for token in order)
