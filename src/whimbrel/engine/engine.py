@@ -352,7 +352,7 @@ def _set_threads(threads: int) -> None:
     from importlib import import_module
 
     _at_least_one("threads", threads)
-    import_module("whimbrel._native").set_threads(threads)
+    import_module("whimbrel._native").set_num_threads(threads)
 
 
 def _mib(count: int) -> str:
