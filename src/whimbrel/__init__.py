@@ -29,7 +29,7 @@ def _llm_with_names() -> type:
     base = import_module("whimbrel.backends.llm").LLM
 
     def resolve(name: str) -> Path:
-        path: Path = import_module("whimbrel.zoo").resolve(name)
+        path: Path = import_module("whimbrel.zoo.store").resolve(name)
         return path
 
     return type("LLM", (base,), {"resolve": staticmethod(resolve), "__module__": __name__, "__doc__": base.__doc__})
