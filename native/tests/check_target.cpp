@@ -111,6 +111,7 @@ void check_arithmetic() {
   const Floats product = floats(vec::mul(a.lanes(), b.lanes())), ratio = floats(vec::div(a.lanes(), b.lanes()));
   const Floats larger = floats(vec::max(a.lanes(), b.lanes())), smaller = floats(vec::min(a.lanes(), b.lanes()));
   const Floats size = floats(vec::abs(a.lanes())), fused = floats(vec::fma(a.lanes(), b.lanes(), c.lanes()));
+  const Floats kept = floats(vec::keep_where(a.lanes(), b.lanes(), c.lanes()));
   const unsigned bits = vec::greater_equal(a.lanes(), b.lanes());
   double total = 0, magnitude = 0;
   float largest = a.at[0];
@@ -125,6 +126,7 @@ void check_arithmetic() {
     const double exact = double(a.at[i]) * b.at[i] + c.at[i];
     expect(std::fabs(fused.at[i] - exact) <= 8e-6, "fma", i, fused.at[i], exact);
     same("greater_equal", i, bits >> i & 1, a.at[i] >= b.at[i]);
+    same("keep_where", i, kept.at[i], a.at[i] >= b.at[i] ? c.at[i] : 0);
     total += a.at[i], magnitude += std::fabs(a.at[i]);
     largest = a.at[i] > largest ? a.at[i] : largest;
   }

@@ -70,6 +70,11 @@ inline unsigned greater_equal(F32 a, F32 b) {
   return unsigned(_mm256_movemask_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GE_OQ))) |
          unsigned(_mm256_movemask_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_GE_OQ))) << 8;
 }
+// x where a >= b, else 0.
+inline F32 keep_where(F32 a, F32 b, F32 x) {
+  return {_mm256_and_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GE_OQ), x.lo),
+          _mm256_and_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_GE_OQ), x.hi)};
+}
 
 // 2^x of eight lanes. Below -127 the exponent's bits are 0 and so is the result; from 128 on they are infinity's.
 inline __m256 exp2_8(__m256 x) {

@@ -37,6 +37,10 @@ inline float reduce_max(F32 a) { return _mm512_reduce_max_ps(a.v); }
 inline F32 keep_first(F32 x, int n, float fill) { return {_mm512_mask_mov_ps(_mm512_set1_ps(fill), first(n), x.v)}; }
 // Bit i of the result: a[i] >= b[i].
 inline unsigned greater_equal(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
+// x where a >= b, else 0.
+inline F32 keep_where(F32 a, F32 b, F32 x) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ), x.v)};
+}
 
 // 2^x, relative error below 2e-7 (degree 5 on [0, 1), exact at integers); 0 far below the normal range.
 inline F32 exp2(F32 x) {
@@ -87,8 +91,6 @@ inline Line high_nibbles(Line x) { return {_mm512_and_si512(_mm512_srli_epi16(x.
 // acc + sum of 4 products, unsigned bytes of a times signed bytes of b.
 inline I32 dot4(I32 acc, Line a, Line b) { return {_mm512_dpbusd_epi32(acc.v, a.v, b.v)}; }
 // dot4 where no byte of a exceeds 127; cheaper on AVX2.
-inline I32 dot4_nibbles(I32 acc, Line a, Line b) { return dot4(acc, a, b); }
-// The same where every byte of a is below 16: AVX2 needs half the instructions for it.
 inline I32 dot4_nibbles(I32 acc, Line a, Line b) { return dot4(acc, a, b); }
 // acc + the two products of bf16 pairs.
 inline F32 dot2(F32 acc, Line a, Line b) {

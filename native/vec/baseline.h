@@ -106,6 +106,11 @@ inline unsigned greater_equal(F32 a, F32 b) {
   }
   return bits;
 }
+// x where a >= b, else 0.
+inline F32 keep_where(F32 a, F32 b, F32 x) {
+  for (int i = 0; i < 4; ++i) x.v[i] = (Float4)((Word4)(a.v[i] >= b.v[i]) & (Word4)x.v[i]);
+  return x;
+}
 
 // 2^x of four lanes. Below -127 the exponent's bits are 0 and so is the result; from 128 on they are infinity's.
 inline Float4 exp2_4(Float4 x) {

@@ -81,6 +81,13 @@ inline unsigned greater_equal(F32 a, F32 b) {
   }
   return vaddvq_u32(bits);
 }
+// x where a >= b, else 0.
+inline F32 keep_where(F32 a, F32 b, F32 x) {
+  for (int i = 0; i < 4; ++i) {
+    x.v[i] = vreinterpretq_f32_u32(vandq_u32(vcgeq_f32(a.v[i], b.v[i]), vreinterpretq_u32_f32(x.v[i])));
+  }
+  return x;
+}
 
 // 2^x of four lanes. Below -127 the exponent's bits are 0 and so is the result; from 128 on they are infinity's.
 inline float32x4_t exp2_4(float32x4_t x) {
