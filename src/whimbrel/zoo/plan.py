@@ -1,15 +1,16 @@
 """Does it fit, and how fast can it be? From a configuration alone; no weight is read, nothing is loaded.
 
-    weights   every matrix in its layout (4 bit is 4.5 bits with its scales), plus norms
-    cache     blocks of 64 tokens for one sequence of the asked context
-    scratch   activations of one prefill chunk, and the logits of one token
-    program   Python, numpy and the tokenizer (measured: see docs/measurements.md)
+- weights: every matrix in its layout (4 bit is 4.5 bits with its scales)
+- cache: blocks of 64 tokens for one sequence of the asked context
+- scratch: activations of one prefill chunk, and the logits of one token
+- program: Python, numpy, the tokenizer
 
 A decoded token reads every weight but the embedding table, and all keys and values before it, once: the memory's read
 bandwidth divided by these bytes is the most tokens a second that any program can decode.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from whimbrel.engine.blocks import blocks_for
 from whimbrel.engine.store import bytes_per_block
 from whimbrel.errors import FormatError, InvalidParameter, ModelNotFound
 from whimbrel.models.config import ModelConfig
-from whimbrel.zoo.catalog import catalog
+from whimbrel.models.presets import PRESETS
+from whimbrel.zoo.catalog import DEFAULT_MODEL
 from whimbrel.zoo.references import parse_reference
 from whimbrel.zoo.store import resolve
 
@@ -59,6 +61,19 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """A model as its files describe it."""
+
+    config: ModelConfig
+    stored: str
+    """how most of its weights are stored: "Q4_1", "bfloat16" """
+    weights: float | None = None
+    """bytes in memory as stored, where the file tells each tensor's type"""
+    embedding: float | None = None
+    """of these, bytes of the embedding table"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Sizes:
     weights: float
     read_per_token: float
@@ -78,8 +93,8 @@ def plan(
 
     Raises ModelNotFound, FormatError, UnsupportedModel or InvalidParameter.
     """
-    config, stored = find_config(model, offline=offline)
-    sizes = _sizes(config, weights, stored)
+    described = describe(model, offline=offline)
+    config, sizes = described.config, _sizes(described, weights)
     context = context or config.max_position_embeddings
     if context < 1:
         raise InvalidParameter(f"--context {context} is impossible; it is at least 1")
@@ -108,46 +123,58 @@ def plan(
     )
 
 
-def find_config(model: str | None, *, offline: bool = False) -> tuple[ModelConfig, str]:
-    """The configuration of a model that is here, or of a Hub repository (its config.json only); and how it is stored."""
+def describe(model: str | None, *, offline: bool = False) -> Description:
+    """A model that is here, a preset, or a Hub repository (of which only config.json is fetched)."""
     try:
-        return read_config(resolve(model))
+        return read_description(resolve(model))
     except ModelNotFound:
-        reference = parse_reference(model or "")
-        entry = catalog().get(reference.text)
-        repository = reference.repository or (entry.repository if entry else "")
-        if not repository or offline or hardware.flag("WHIMBREL_OFFLINE"):
+        name = model or ""
+        if name in PRESETS:
+            return Description(config=PRESETS[name], stored="bfloat16")
+        reference = parse_reference(name or DEFAULT_MODEL)
+        if reference.kind != "hub" or offline or hardware.flag("WHIMBREL_OFFLINE"):
             raise
     from whimbrel.zoo.hub import fetch_file
 
-    return read_config(fetch_file(repository, "config.json", reference.revision))
+    return read_description(fetch_file(reference.repository, "config.json", reference.revision))
 
 
-def read_config(path: Path) -> tuple[ModelConfig, str]:
-    """The configuration of a local model, and a word on how its weights are stored: "Q4_1", "bfloat16"."""
+def read_description(path: Path) -> Description:
+    """A local checkpoint folder, config.json or GGUF file; no weight is read."""
     if path.is_dir() or path.name == "config.json":
         data = _read_json(path / "config.json" if path.is_dir() else path)
-        return ModelConfig.from_hf(data), str(data.get("dtype") or data.get("torch_dtype") or "float32")
+        stored = str(data.get("dtype") or data.get("torch_dtype") or "float32")
+        return Description(config=ModelConfig.from_hf(data), stored=stored)
     from whimbrel.formats.gguf import GGUFFile
 
     file = GGUFFile(path)
-    types: dict[str, int] = {}
+    sizes: dict[str, float] = {}
+    by_type: dict[str, float] = {}
     for info in file.tensors.values():
-        types[info.type.name] = types.get(info.type.name, 0) + info.nbytes
-    return ModelConfig.from_gguf(file.metadata, file.tensors), max(types, key=lambda name: types[name])
+        sizes[info.name] = math.prod(info.shape) * _STORED_BITS.get(info.type.name, 32) / 8
+        by_type[info.type.name] = by_type.get(info.type.name, 0) + sizes[info.name]
+    config = ModelConfig.from_gguf(file.metadata, file.tensors)
+    table = sizes.get(config.family.gguf_model_names["embed_tokens"], 0.0)
+    stored = max(by_type, key=lambda name: by_type[name])
+    return Description(config=config, stored=stored, weights=sum(sizes.values()), embedding=table)
 
 
-def _sizes(config: ModelConfig, weights: str | None, stored: str) -> _Sizes:
+def _sizes(described: Description, weights: str | None) -> _Sizes:
+    """Bytes in memory, and bytes that one decoded token reads: all but the embedding, unless that is the head too."""
+    config = described.config
     if weights is not None and weights not in BITS:
         raise InvalidParameter(f"--weights {weights!r} is unknown; there are {', '.join(BITS)}")
-    layout = weights or {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}.get(stored, stored)
-    bits = BITS.get(layout) or _STORED_BITS.get(layout)
-    if bits is None:
-        raise FormatError(f"weights stored as {stored!r} have no known size; say --weights {', '.join(BITS)}")
-    table = config.vocab_size * config.hidden_size
-    total = config.num_parameters()
-    read = total - (0 if config.tie_word_embeddings else table)
-    return _Sizes(weights=total * bits / 8, read_per_token=read * bits / 8, layout=layout)
+    if weights is None and described.weights is not None:
+        total, table, layout = described.weights, described.embedding or 0.0, described.stored
+    else:
+        layout = weights or {"bfloat16": "bf16", "float16": "f16"}.get(described.stored, "f32")
+        numbers = config.vocab_size * config.hidden_size
+        tables = numbers * (1 if config.tie_word_embeddings else 2)
+        # 4 bit means 8 bit for embeddings and head, as models.loading does.
+        table_bits = BITS["q8"] if layout == "q4" else BITS[layout]
+        total = ((config.num_parameters() - tables) * BITS[layout] + tables * table_bits) / 8
+        table = numbers * table_bits / 8
+    return _Sizes(weights=total, read_per_token=total - (0 if config.tie_word_embeddings else table), layout=layout)
 
 
 def _scratch(config: ModelConfig) -> int:

@@ -1,0 +1,139 @@
+"""One answer on the terminal: a bar while the prompt is read, text as it comes, and one last line with the speeds."""
+
+import sys
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from whimbrel import hardware
+from whimbrel.cli import terminal
+from whimbrel.cli.quantity import parse_quantity
+from whimbrel.errors import UsageError
+
+if TYPE_CHECKING:
+    from whimbrel.backends.llm import LLM
+    from whimbrel.backends.results import Completion
+    from whimbrel.backends.stream import Stream
+
+ANSWER_TOKENS = 1024
+"""Longest answer where nobody said ``--max-tokens``; less where the context has less room. The last line says so."""
+
+_SHOW_READING_FROM = 512
+"""Shorter prompts are read before a bar could be seen."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelOptions:
+    """How a model is opened: the options of every verb that runs one."""
+
+    model: str | None
+    context: int | None
+    threads: int | None
+    weights: str | None
+    kv_dtype: str
+
+    def open(self) -> "LLM":
+        """Find and load it. Raises ModelNotFound, FormatError, UnsupportedModel, DoesNotFit or InvalidParameter."""
+        from whimbrel.backends.llm import LLM
+        from whimbrel.zoo.store import resolve
+
+        context = hardware.variable("WHIMBREL_CONTEXT")
+        return LLM(
+            resolve(self.model),
+            context=parse_quantity(context) if context and self.context is None else self.context,
+            threads=self.threads,
+            weights=self.weights,
+            kv_dtype=self.kv_dtype,
+        )
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Only the options that somebody gave; the model's own generation config fills in the rest."""
+    return {key: value for key, value in options.items() if value is not None and value != []}
+
+
+def checked_text(text: str, what: str) -> str:
+    """``text`` if a model can read it. Raises UsageError where it is empty or no valid Unicode."""
+    if not text.strip():
+        raise UsageError(f"{what} is empty; write something")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{what} is not valid UTF-8 at character {error.start}; check its encoding") from None
+    return text
+
+
+def answer_tokens(llm: "LLM", prompt_tokens: int, asked: int | None) -> int:
+    """``--max-tokens``, or the default where the context has room for it."""
+    return asked if asked is not None else max(1, min(ANSWER_TOKENS, llm.context - prompt_tokens))
+
+
+def show_stream(stream: "Stream", prompt_tokens: int, *, quiet: bool = False) -> "Completion":
+    """Run a stream to its end, writing text as it comes; Ctrl-C stops it and is raised again when all is tidy."""
+    try:
+        text = _read_prompt(stream, prompt_tokens)
+        _write(text, quiet)
+        for piece in stream:
+            _write(piece.text, quiet)
+    finally:
+        stream.close()
+        _write("\n", quiet)
+    return stream.result
+
+
+def _read_prompt(stream: "Stream", prompt_tokens: int) -> str:
+    """Show progress until the first token is written; returns the text that came with it."""
+    if prompt_tokens < _SHOW_READING_FROM:
+        return next(stream).text
+    with terminal.progress("tokens") as progress:
+        progress("reading", 0, prompt_tokens)
+        for piece in stream:
+            progress("reading", piece.processed, prompt_tokens)
+            if piece.token_ids or piece.finish_reason:
+                return piece.text
+    return ""
+
+
+def _write(text: str, quiet: bool) -> None:
+    if text and not quiet:
+        terminal.write(text)
+
+
+def last_line(completion: "Completion") -> str:
+    """Tokens read, tokens written, both speeds, and why it ended if not by itself."""
+    usage, timings = completion.usage, completion.timings
+    cached = f" ({usage.cached_tokens:,} from the cache)" if usage.cached_tokens else ""
+    read, write = completion.prefill_rate, completion.decode_rate
+    line = f"read {usage.prompt_tokens:,} tokens{cached} in {timings.prefill:.2f} s"
+    line += f" ({read:,.0f}/s)" if read else ""
+    line += f", wrote {usage.completion_tokens:,} in {timings.decode:.2f} s"
+    line += f" ({write:,.0f}/s)" if write else ""
+    if completion.finish_reason == "length":
+        line += "; cut off at the longest answer, --max-tokens allows more"
+    elif completion.finish_reason == "abort":
+        line += "; stopped"
+    return line
+
+
+def as_json(completion: "Completion", model: str) -> dict[str, Any]:
+    """The object that ``--json`` prints."""
+    return {
+        "model": model,
+        "text": completion.text,
+        "finish_reason": str(completion.finish_reason),
+        "stop": completion.stop,
+        "usage": asdict(completion.usage),
+        "timings": {
+            **asdict(completion.timings),
+            "prefill_tokens_per_second": completion.prefill_rate,
+            "decode_tokens_per_second": completion.decode_rate,
+        },
+        "seed": completion.seed,
+        "token_ids": list(completion.token_ids),
+    }
+
+
+def read_standard_input() -> str:
+    """All of standard input as text. Raises FormatError for what is no text."""
+    from whimbrel.formats.document import decode
+
+    return decode(sys.stdin.buffer.read(), "standard input")

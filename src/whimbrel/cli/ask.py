@@ -1,0 +1,98 @@
+"""``whimbrel ask``: a question about documents."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whimbrel.cli import options, terminal
+from whimbrel.cli.answer import (
+    ModelOptions,
+    answer_tokens,
+    as_json,
+    checked_text,
+    given,
+    last_line,
+    read_standard_input,
+    show_stream,
+)
+from whimbrel.cli.shell import verb
+from whimbrel.errors import PromptTooLong, UsageError
+
+if TYPE_CHECKING:
+    from whimbrel.backends.llm import LLM
+
+_LEAST_ANSWER = 16
+"""Tokens of room that an answer needs to be one."""
+
+
+@verb()
+def ask(
+    words: Annotated[
+        list[str], typer.Argument(metavar="FILE... QUESTION", help="Text, Markdown, HTML, PDF (- is standard input).")
+    ],
+    model: options.Model = None,
+    system: options.System = None,
+    context: options.Context = None,
+    threads: options.Threads = None,
+    weights: options.Weights = None,
+    kv_dtype: options.KVDtype = "bf16",
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    seed: options.Seed = None,
+    json: options.Json = False,
+) -> None:
+    """Read documents and answer a question about them.
+
+    A document that is longer than the context is an error, never cut.
+    """
+    files, question = words[:-1], checked_text(words[-1], "the question")
+    if not files:
+        raise UsageError('no document was named; write: whimbrel ask FILE... "QUESTION"')
+    documents = [(name, _read(name)) for name in files]
+    llm = ModelOptions(model=model, context=context, threads=threads, weights=weights, kv_dtype=kv_dtype).open()
+    messages = [{"role": "system", "content": system}] if system else []
+    ids = llm.prompt_ids([*messages, {"role": "user", "content": reading_prompt(documents, question)}])
+    _check_length(llm, files, len(ids), max_tokens)
+    sampling = given(temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed)
+    stream = llm.stream_ids(ids, max_tokens=answer_tokens(llm, len(ids), max_tokens), **sampling)
+    completion = show_stream(stream, len(ids), quiet=json)
+    if json:
+        terminal.result_json({**as_json(completion, llm.source), "documents": files, "question": question})
+    else:
+        terminal.note(last_line(completion))
+
+
+def reading_prompt(documents: list[tuple[str, str]], question: str) -> str:
+    """The user's message: the documents, each under its name where there are several, then the question."""
+    if len(documents) == 1:
+        return f"{documents[0][1].strip()}\n\n---\n\n{question}"
+    parts = [f"Document {Path(name).name}:\n\n{text.strip()}" for name, text in documents]
+    return "\n\n---\n\n".join([*parts, question])
+
+
+def _read(name: str) -> str:
+    from whimbrel.formats.document import read_document
+
+    return checked_text(read_standard_input(), "standard input") if name == "-" else read_document(Path(name))
+
+
+def _check_length(llm: "LLM", files: list[str], length: int, max_tokens: int | None) -> None:
+    """Raises PromptTooLong with both numbers, and the ``--context`` that would do."""
+    needed = length + (_LEAST_ANSWER if max_tokens is None else max_tokens)
+    if needed <= llm.context:
+        return
+    wanted = -(-(length + (512 if max_tokens is None else max_tokens)) // 1024)
+    trained = llm.config.max_position_embeddings if llm.config else llm.context
+    advice = f"give it more with --context {wanted}k"
+    if wanted * 1024 > trained:
+        advice = (
+            f"--context {wanted}k goes beyond the {trained:,} that this model was trained for, and answers suffer; "
+            "better take a shorter document or a model with a longer context"
+        )
+    raise PromptTooLong(
+        f"{', '.join(files)} and the question are {length:,} tokens, the context holds {llm.context:,}"
+        f" with the answer: {advice}"
+    )

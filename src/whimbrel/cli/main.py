@@ -1,0 +1,27 @@
+"""The ``whimbrel`` program: one binary, one verb for each thing that people want to do."""
+
+from typing import Annotated
+
+import typer
+
+import whimbrel
+from whimbrel.cli import ask, bench, doctor, eval, init, list, ops, plan, pull, rm, run, show  # noqa: F401  (register)
+from whimbrel.cli.shell import app
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"whimbrel {whimbrel.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Efficient small language models that read far, on the machine you have."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="whimbrel")
