@@ -45,3 +45,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "whimbrel-home"
     monkeypatch.setenv("WHIMBREL_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The file of the real default model, where `whimbrel pull smollm2-135m` has put it; else the test is skipped."""
+    from whimbrel.zoo.store import Store
+
+    record = Store().get("smollm2-135m")
+    if record is None or not Path(record.path).is_file():
+        pytest.skip("needs the real model: whimbrel pull smollm2-135m")
+    return Path(record.path)

@@ -168,7 +168,9 @@ def encode(dense: Array, out: PackedTensor, blocks: slice) -> None:
         store_codes(to_float32(dense), out, blocks)
     else:
         values = to_float32(dense)
-        codes, scales, mins = _ROUND[out.layout, out.mins is not None](values.reshape(len(values), -1, out.group))
+        # Overflow, NaN and division by a scale of 0 are settled by _codes and store_scales.
+        with np.errstate(all="ignore"):
+            codes, scales, mins = _ROUND[out.layout, out.mins is not None](values.reshape(len(values), -1, out.group))
         store_codes(codes.reshape(values.shape), out, blocks)
         store_scales(scales, mins, out, blocks)
 
@@ -308,14 +310,12 @@ def _round_q8_mins(values: npt.NDArray[np.float32]) -> tuple[Array, Array, Array
 
 def _half(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """The nearest fp16 values, as float32."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return values.astype(np.float16).astype(np.float32)
+    return values.astype(np.float16).astype(np.float32)
 
 
 def _codes(values: Array, scales: Array, zero: int, low: int, high: int) -> npt.NDArray[np.uint8]:
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        steps = np.where(scales == 0, np.float32(0), values / scales)
-        np.nan_to_num(steps, copy=False)
+    steps = np.where(scales == 0, np.float32(0), values / scales)
+    np.nan_to_num(steps, copy=False)
     codes: npt.NDArray[np.uint8] = np.clip(np.rint(steps) + zero, low, high).astype(np.uint8)
     return codes
 

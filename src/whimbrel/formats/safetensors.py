@@ -184,9 +184,10 @@ def _entry(path: Path, name: str, fields: Any, base: int) -> TensorEntry:
     dtype: Any = fields.get("dtype")
     shape: Any = fields.get("shape")
     offsets: Any = fields.get("data_offsets")
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise error(f"dtype {dtype!r} is not known; this reader knows {', '.join(DTYPES)}")
-    if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    sensible = _whole_numbers(shape) and _whole_numbers(offsets) and len(shape) <= 8 and len(offsets) == 2
+    if not sensible or offsets[0] > offsets[1]:
         raise error(f"shape {shape!r} or data_offsets {offsets!r} make no sense")
     nbytes = DTYPES[dtype].itemsize
     for size in shape:
