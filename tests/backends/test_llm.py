@@ -151,6 +151,36 @@ def test_overflow_is_an_error_unless_cutting_was_asked_for(scripted: Scripted) -
         llm.generate("x", overflow="quietly")
 
 
+def test_a_conversation_loses_its_oldest_turns_if_that_is_asked_for(scripted: Scripted) -> None:
+    llm = scripted("answer", max_context=120)
+    system = {"role": "system", "content": "s"}
+    turns = [{"role": role, "content": f"{n} words"} for n in range(9) for role in ("user", "assistant")]
+    last = {"role": "user", "content": "last"}
+    with pytest.raises(PromptTooLong):
+        llm.chat([system, *turns, last], max_tokens=8)
+    completion = llm.chat([system, *turns, last], max_tokens=8, overflow="truncate")
+    kept = llm.detokenize(completion.prompt_token_ids)
+    assert kept.startswith(llm.render([system])[:10]) and "last" in kept and "0 words" not in kept and "8 words" in kept
+    assert kept.split("<|im_start|>")[2].startswith("user")
+    everything = len(llm.prompt_ids([system, *turns, last]))
+    assert completion.usage.truncated_tokens == everything - len(completion.prompt_token_ids)
+    chat = llm.session(system="s")
+    for n in range(12):
+        chat.send(f"{n} words", max_tokens=8, overflow="truncate")
+    assert chat.messages[0]["content"] == "s" and chat.messages[1]["role"] == "user" and len(chat.messages) < 20
+    with pytest.raises(PromptTooLong):
+        for n in range(12):
+            chat.send(f"{n} words", max_tokens=8)
+
+
+def test_many_prompts_at_once(llm: LLM, scripted: Scripted) -> None:
+    prompts = ["The", "whimbrel is", "a wader and"]
+    together = [completion.token_ids for completion in llm.generate_many(prompts, max_tokens=6)]
+    assert together == [llm.generate(prompt, max_tokens=6).token_ids for prompt in prompts]
+    with pytest.raises(UsageError, match="generate_many"):
+        llm.generate(prompts)  # type: ignore[arg-type]
+
+
 def test_bad_input_is_explained(scripted: Scripted, checkpoint: Path, tmp_path: Path) -> None:
     llm = scripted("a")
     for empty in ("", [], ()):

@@ -103,14 +103,23 @@ def test_sharing_can_be_switched_off() -> None:
     assert usage.cached_tokens == 0 and usage.cache_miss is not None
 
 
-def test_equal_prompts_side_by_side_keep_one_copy() -> None:
-    engine = toy_engine(max_sequences=4, num_blocks=32)
+def test_equal_prompts_at_the_same_time_are_read_once() -> None:
+    engine = toy_engine(max_sequences=4, num_blocks=32, prefill_chunk=64)
     prompt = prompt_of(200)
-    ids = [engine.add(request(prompt, max_tokens=5)) for _ in range(4)]
-    engine.step()
-    assert engine.stats.blocks_used < 4 * 4  # 3 full blocks shared, one each for the rest
+    ids = [engine.add(request([*prompt, last], max_tokens=5)) for last in range(4)]
     outputs = finish(engine, *ids)
-    assert all(oracle(prompt, 5)[-1] == tokens_of(outputs[id])[-1] for id in ids)
+    for last, id in enumerate(ids):
+        assert tokens_of(outputs[id]) == oracle([*prompt, last], 5)
+    assert engine.stats.cached_tokens >= 3 * 192
+    engine.audit()
+
+
+def test_blocks_that_two_computed_are_kept_once() -> None:
+    engine = toy_engine(max_sequences=2, num_blocks=32)
+    short, long = prompt_of(60), prompt_of(200)
+    ids = [engine.add(request(short, max_tokens=20)), engine.add(request(long[:60], max_tokens=20))]
+    finish(engine, *ids)
+    assert engine.stats.blocks_idle <= 3  # the full block once, and what each began after it
     engine.audit()
 
 

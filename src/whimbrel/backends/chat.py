@@ -41,13 +41,15 @@ class Chat:
     def stream(self, text: str, **options: Any) -> Stream:
         """Say something; the answer piece by piece. It joins the history when it ends or is closed, not before.
 
+        ``overflow="truncate"`` forgets the oldest turns where the context is full; else that is an error.
         Raises as ``LLM.stream`` does, and ``UsageError`` for an empty text; the history is unchanged then.
         """
         if not text:
             raise UsageError("the message is empty; say something")
         message = {"role": "user", "content": text}
-        ids = self._prompt_ids(message)
-        stream = self._llm.stream_ids(ids, **{"overflow": "error", **options})
+        if options.pop("overflow", "error") == "truncate":
+            self._make_room(message, options)
+        stream = self._llm.stream_ids(self._prompt_ids(message), overflow="error", **options)
         stream.on_end = lambda completion: self._append(message, completion)
         return stream
 
@@ -87,6 +89,14 @@ class Chat:
             raise FormatError(f"this is no saved conversation: {error!r}; save one with /save") from None
         same = saved.get("source") == self._llm.source
         self.messages, self.token_ids, self._before = messages, ids if same else (), before if same else []
+
+    def _make_room(self, message: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        """Forget the oldest turns if the conversation doesn't fit any more."""
+        sampling = {name: value for name, value in options.items() if name != "stop"}
+        kept, cut = self._llm.fit_messages([*self.messages, message], self._template, **sampling)
+        if cut:
+            self.messages = [dict(old) for old in kept[:-1]]
+            self.token_ids, self._before = (), []
 
     def _prompt_ids(self, message: Mapping[str, Any]) -> list[int]:
         """History, and what the template puts between it and the next answer."""

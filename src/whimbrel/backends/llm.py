@@ -47,8 +47,9 @@ class LLM:
         """``model``: a local path, a name that ``resolve`` knows, or a model opened before.
 
         ``options`` are those of ``backends.open.open_model``: context, kv_dtype, threads, weights, ...
-        ``overflow``: "error" refuses a prompt that is longer than the context; "truncate" cuts tokens off its
-        beginning (after BOS) and says how many in ``usage.truncated_tokens``.
+        ``overflow``: "error" refuses a prompt that is longer than the context; "truncate" leaves the oldest messages
+        of a conversation out, or cuts tokens off the beginning of a text (after BOS), and says how many tokens that
+        were in ``usage.truncated_tokens``.
         Raises what ``open_model`` does; ``InvalidParameter`` for an unknown option.
         """
         _check_overflow(overflow)
@@ -81,16 +82,27 @@ class LLM:
         (``close``, or the end of a ``with``) frees its memory.
         Raises ``UsageError`` (empty prompt, no chat template), ``InvalidParameter``, ``PromptTooLong``.
         """
-        if isinstance(prompt, str) or not prompt or not isinstance(prompt[0], Mapping):
+        if not _are_messages(prompt):
             return self.stream_ids(self.prompt_ids(prompt), stop=stop, overflow=overflow, **sampling)
-        text = self.render(cast(Sequence[Message], prompt), template)
-        stream = self.stream_ids(self._conversation_ids(text), stop=stop, overflow=overflow, **sampling)
+        messages = cast(Sequence[Message], prompt)
+        if self._cuts(overflow):
+            messages, cut = self.fit_messages(messages, template, **sampling)
+        else:
+            cut = 0
+        text = self.render(messages, template)
+        ids = self._conversation_ids(text)
+        stream = self.stream_ids(ids, stop=stop, overflow="error", truncated=cut, **sampling)
         stream.on_end = lambda completion: self._remember(text, completion)
         return stream
 
     def generate(self, prompt: Prompt, **options: Any) -> Completion:
         """The whole answer at once; options as for ``stream``."""
         return self.stream(prompt, **options).drain()
+
+    def generate_many(self, prompts: Iterable[Prompt], **options: Any) -> list[Completion]:
+        """Answers to several prompts, written side by side as far as the backend's ``max_sequences`` allow."""
+        streams = [self.stream(prompt, **options) for prompt in prompts]
+        return [stream.drain() for stream in streams]
 
     def chat(self, messages: str | Sequence[Message], **options: Any) -> Completion:
         """The answer to a conversation, or to one user message given as text; options as for ``stream``."""
@@ -138,19 +150,46 @@ class LLM:
             return self.tokenize(prompt)
         if len(prompt) == 0:
             raise UsageError("the prompt is empty; give a text, token ids or messages")
-        if isinstance(prompt[0], Mapping):
+        if _are_messages(prompt):
             return self._conversation_ids(self.render(cast(Sequence[Message], prompt), template))
+        if isinstance(prompt[0], str):
+            raise UsageError("a list of texts is several prompts; use generate_many")
         return [int(id) for id in cast(Sequence[int], prompt)]
 
+    def fit_messages(
+        self, messages: Sequence[Message], template: Mapping[str, Any] | None = None, **sampling: Any
+    ) -> tuple[list[Message], int]:
+        """The conversation without its oldest messages, as far as needed, and how many tokens that saves.
+
+        The system message and the last one stay; what stays begins with a user's message.
+        """
+        kept, room = list(messages), self._room(self.sampling_params(**sampling))
+        first = 1 if kept and kept[0].get("role") == "system" else 0
+        whole = length = len(self.prompt_ids(kept, template))
+        while length > room and len(kept) > first + 1:
+            del kept[first]
+            while len(kept) > first + 1 and kept[first].get("role") != "user":
+                del kept[first]
+            length = len(self.prompt_ids(kept, template))
+        if length < whole:
+            log.warning("%d messages (%d tokens) were left out", len(messages) - len(kept), whole - length)
+        return kept, whole - length
+
     def stream_ids(
-        self, ids: Sequence[int], *, stop: str | Sequence[str] = (), overflow: str | None = None, **sampling: Any
+        self,
+        ids: Sequence[int],
+        *,
+        stop: str | Sequence[str] = (),
+        overflow: str | None = None,
+        truncated: int = 0,
+        **sampling: Any,
     ) -> Stream:
-        """``stream`` for a prompt of token ids."""
+        """``stream`` for a prompt of token ids. ``truncated``: tokens that were left out of it before."""
         params = self.sampling_params(**sampling)
         stops = StopStrings([stop] if isinstance(stop, str) else stop)
-        kept = self._fit(list(ids), params, self._overflow if overflow is None else overflow)
+        kept = self._fit(ids, params) if self._cuts(overflow) else list(ids)
         steps = self.executor.generate(Request(token_ids=tuple(kept), params=params))
-        return Stream(steps, self.tokenizer, stops, tuple(kept), truncated=len(ids) - len(kept))
+        return Stream(steps, self.tokenizer, stops, tuple(kept), truncated=truncated + len(ids) - len(kept))
 
     def sampling_params(self, **sampling: Any) -> SamplingParams:
         """What was asked, over the model's own defaults. Raises ``InvalidParameter``."""
@@ -196,19 +235,24 @@ class LLM:
                 raise InvalidParameter(f"LLM has no option {name!r}; there are overflow, {', '.join(list(known)[1:])}")
         return open_model(path, **options)
 
-    def _fit(self, ids: list[int], params: SamplingParams, overflow: str) -> list[int]:
-        """The prompt as far as the context holds it, if the caller wants it cut; else as it is, for the engine to judge.
-
-        Room for the answer is ``max_tokens``, or a quarter of the context.
-        """
+    def _cuts(self, overflow: str | None) -> bool:
+        """True if a prompt that is too long shall be cut."""
+        overflow = self._overflow if overflow is None else overflow
         _check_overflow(overflow)
-        answer = self.context // 4 if params.max_tokens is None else params.max_tokens
-        room = self.context - answer
-        if overflow == "error" or len(ids) <= room or room < 2:
-            return ids
-        head = ids[:1] if ids[0] == self.tokenizer.bos_token_id else []
+        return overflow == "truncate"
+
+    def _room(self, params: SamplingParams) -> int:
+        """Tokens that a prompt may have where it may be cut: an answer of unknown length gets a quarter of the context."""
+        return self.context - (self.context // 4 if params.max_tokens is None else params.max_tokens)
+
+    def _fit(self, ids: Sequence[int], params: SamplingParams) -> list[int]:
+        """The end of the prompt, after BOS, as far as there is room."""
+        room = self._room(params)
+        if len(ids) <= room or room < 2:
+            return list(ids)
+        head = list(ids[:1]) if ids[0] == self.tokenizer.bos_token_id else []
         log.warning("%d of %d prompt tokens were cut off", len(ids) - room, len(ids))
-        return head + ids[len(ids) - room + len(head) :]
+        return head + list(ids[len(ids) - room + len(head) :])
 
     def _conversation_ids(self, text: str) -> list[int]:
         """Ids of a rendered conversation. A part that this model has written keeps the ids that it wrote."""
@@ -243,6 +287,10 @@ class LLM:
         self._remembered[prompt + raw.decode("utf-8", "replace")] = (*completion.prompt_token_ids, *answer)
         while len(self._remembered) > REMEMBERED_CONVERSATIONS:
             del self._remembered[next(iter(self._remembered))]
+
+
+def _are_messages(prompt: Prompt) -> bool:
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
 def _check_overflow(overflow: str) -> None:

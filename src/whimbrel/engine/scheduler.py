@@ -3,7 +3,7 @@
 Every running sequence takes part in every step. Those that decode bring one token. Those that still read their prompt
 share ``prefill_chunk`` tokens: the shortest rest first, each at most an equal part of what is left, so that a short
 prompt doesn't wait for a long one. A waiting sequence is admitted, first come first served, when a row and blocks for
-all its tokens are free. When a decoding sequence needs a block and there is none, the one admitted last gives its
+all its tokens are free; one whose beginning is just being read by another waits until it can share that. When a decoding sequence needs a block and there is none, the one admitted last gives its
 blocks back and waits, first in line; its tokens are kept and read again later.
 """
 
@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from time import perf_counter
 
+from whimbrel.attention.inputs import BLOCK_SIZE
 from whimbrel.engine.cache import PagedCache
 from whimbrel.engine.request import Sequence
 
@@ -92,13 +93,15 @@ class Scheduler:
         self.waiting.appendleft(sequence)
 
     def _admit(self) -> None:
-        while self.waiting:
-            sequence = self.waiting[0]
+        for sequence in list(self.waiting):
             needs_hidden = sequence.params.prompt_logprobs is not None and sequence.scored < sequence.prompt_length
-            if not self._cache.admit(sequence, reuse=self._prefix_sharing and not needs_hidden):
+            reuse = self._prefix_sharing and not needs_hidden
+            if reuse and any(_is_reading_for(reader, sequence) for reader in self.running):
+                continue
+            if not self._cache.admit(sequence, reuse=reuse):
                 assert self.running, "one sequence alone always fits"
                 return
-            self.waiting.popleft()
+            self.waiting.remove(sequence)
             self.running.append(sequence)
             if sequence.started is None:
                 sequence.started = perf_counter()
@@ -112,3 +115,14 @@ class Scheduler:
             if count:
                 works.append(Work(sequence, count))
                 budget -= count
+
+
+def _is_reading_for(reader: Sequence, sequence: Sequence) -> bool:
+    """True if the reader has yet to read blocks that the sequence begins with too: they will be in the cache soon."""
+    if reader.remaining <= 1:
+        return False
+    start = reader.computed // BLOCK_SIZE * BLOCK_SIZE
+    end = start + BLOCK_SIZE
+    if end > min(len(reader.tokens), len(sequence.tokens) - 1):
+        return False
+    return reader.tokens[:end] == sequence.tokens[:end]
