@@ -7,7 +7,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL ?= smollm2-135m
 DOCUMENT ?= examples/documents/pep-0616.txt
-QUESTION ?= What does this document propose, and why?
+QUESTION ?= In one sentence: which two methods does this document propose to add to strings?
 
 content = $(shell find $(1) -type f -not -name '*.pyc' -exec cksum {} + 2>/dev/null | sort | cksum | cut -d' ' -f1)
 BUILT := $(VENV)/.built-$(call content,pyproject.toml CMakeLists.txt native)

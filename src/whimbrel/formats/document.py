@@ -105,10 +105,9 @@ def _tidy(soup: object) -> str:
         if isinstance(string, PreformattedString) or not isinstance(string, NavigableString):
             continue
         text = str(string)
-        inserted = text == "\n" and string.parent is not None
-        keep = inserted or string.find_parent("pre") is not None
+        keep = text == "\n" or string.find_parent("pre") is not None
         pieces.append(text if keep else re.sub(r"\s+", " ", text))
-    lines = (line.strip(" ") if "  " not in line[:2] else line.rstrip() for line in "".join(pieces).split("\n"))
+    lines = (line.rstrip() if line.startswith("  ") else line.strip() for line in "".join(pieces).split("\n"))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
