@@ -126,13 +126,14 @@ def explain() -> list[Support]:
 
 
 def _first_available() -> str:
-    reasons = {
-        impl: next(filter(None, (get(name).why_not(impl) for name in names())), None) for impl in IMPLEMENTATIONS
-    }
-    for impl, reason in reasons.items():
+    """The first implementation that can run here; the slower ones (torch: a second) are imported only if it can't."""
+    reasons = []
+    for impl in IMPLEMENTATIONS:
+        reason = next(filter(None, (get(name).why_not(impl) for name in names())), None)
         if reason is None:
             return impl
-    raise UnsupportedImplementation("; ".join(f"{impl}: {reason}" for impl, reason in reasons.items()))
+        reasons.append(f"{impl}: {reason}")
+    raise UnsupportedImplementation("; ".join(reasons))
 
 
 def _missing(error: ImportError) -> str | None:
