@@ -44,7 +44,7 @@ def ask(
     seed: options.Seed = None,
     json: options.Json = False,
 ) -> None:
-    """Read documents and answer a question about them.
+    """Answer a question about documents.
 
     A document that is longer than the context is an error, never cut.
     """

@@ -84,7 +84,9 @@ class Conversation:
         try:
             write_atomically(path, json.dumps(self._chat.save(), ensure_ascii=False, indent=1) + "\n")
         except OSError as error:
-            raise UsageError(f"{path} can't be written: {error.strerror}; nothing was saved, try another place") from error
+            raise UsageError(
+                f"{path} can't be written: {error.strerror}; nothing was saved, try another place"
+            ) from error
         terminal.note(f"saved {len(self._chat.messages)} messages to {path}")
 
     def _load(self, file: str) -> None:

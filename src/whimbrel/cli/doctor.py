@@ -14,7 +14,10 @@ from whimbrel.cli.shell import verb
 
 @verb()
 def doctor(json: options.Json = False) -> None:
-    """Report the machine, the native kernels, the store and the optional parts; exit 1 where something is broken."""
+    """Report on this machine and installation.
+
+    Kernels, models, disk, optional parts; exit code 1 where something is broken.
+    """
     from whimbrel.zoo.checkup import checkup
 
     machine = hardware.machine()

@@ -17,7 +17,10 @@ def init(
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same bytes.")] = 0,
     json: options.Json = False,
 ) -> None:
-    """Write a checkpoint with random weights, in the layout in which the model is published."""
+    """Write a checkpoint with random weights.
+
+    It has the exact shapes, and the layout in which the model is published.
+    """
     from whimbrel.models.init import init_checkpoint
     from whimbrel.models.presets import preset as find
 

@@ -28,7 +28,9 @@ def list_models(
         )
         return
     rows = [(record.name, bytes_text(record.bytes), record.kind, record.source) for record in records]
-    rows += [(entry.name, "-", "not here", f"{entry.title}, {count_text(entry.parameters)} parameters") for entry in known]
+    rows += [
+        (entry.name, "-", "not here", f"{entry.title}, {count_text(entry.parameters)} parameters") for entry in known
+    ]
     if rows:
         terminal.table(("name", "size", "kind", "from"), rows)
     else:

@@ -8,7 +8,7 @@ from whimbrel.cli.shell import verb
 
 @verb()
 def ops(json: options.Json = False) -> None:
-    """List the ops, their implementations, and why one can't run here."""
+    """List the ops and who computes them."""
     from whimbrel.ops import dispatch
 
     lines = dispatch.explain()

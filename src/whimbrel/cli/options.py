@@ -46,7 +46,9 @@ MaxTokens = Annotated[
 ]
 Temperature = Annotated[
     float | None,
-    typer.Option("--temp", "--temperature", help="0 always takes the likeliest token.  [default: the model's own, or 0]"),
+    typer.Option(
+        "--temp", "--temperature", help="0 always takes the likeliest token.  [default: the model's own, or 0]"
+    ),
 ]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k likeliest tokens.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens that add up to p.")]

@@ -18,7 +18,10 @@ def plan(
     kv_dtype: options.KVDtype = "bf16",
     json: options.Json = False,
 ) -> None:
-    """Estimate memory and the speed limit from the configuration alone; exit 4 where it does not fit."""
+    """Estimate memory and the speed limit.
+
+    From the configuration alone: the weights need not be here. Exit code 4 where it does not fit.
+    """
     from whimbrel.bench.bandwidth import read_bandwidth
     from whimbrel.zoo.plan import plan
 
@@ -33,8 +36,15 @@ def plan(
     if json:
         terminal.result_json({"plan": asdict(found)})
     else:
-        parts = (("weights", found.weights), ("cache", found.cache), ("scratch", found.scratch), ("program", found.program))
-        terminal.result(f"{count_text(found.parameters)} parameters as {found.layout}, {found.context:,} tokens of context")
+        parts = (
+            ("weights", found.weights),
+            ("cache", found.cache),
+            ("scratch", found.scratch),
+            ("program", found.program),
+        )
+        terminal.result(
+            f"{count_text(found.parameters)} parameters as {found.layout}, {found.context:,} tokens of context"
+        )
         for name, size in (*parts, ("total", found.total), ("free", found.available)):
             terminal.result(f"{name:<9}{bytes_text(size):>9}")
         verdict = "fits" if found.fits else "does not fit"

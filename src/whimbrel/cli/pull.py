@@ -16,7 +16,10 @@ def pull(
     name: Annotated[str, typer.Option("--name", help="Keep it under this name.")] = "",
     json: options.Json = False,
 ) -> None:
-    """Fetch a model, or register one that is here. The same command again goes on where it stopped."""
+    """Fetch a model, or register one that is here.
+
+    The same command again goes on where the last one stopped.
+    """
     from whimbrel.zoo.pull import pull
 
     with terminal.progress() as progress:

@@ -14,7 +14,10 @@ def rm(
     models: Annotated[list[str], typer.Argument(help="Names, as `whimbrel list` shows them.")],
     files: Annotated[bool, typer.Option("--files", help="Delete files in the Hub's cache too.")] = False,
 ) -> None:
-    """Forget models, and delete the files that whimbrel fetched. Registered files are never deleted."""
+    """Forget models, and delete what was fetched.
+
+    Registered files are never deleted; those in the Hub's cache with --files only.
+    """
     from whimbrel.zoo.hub import forget
     from whimbrel.zoo.store import Store
 

@@ -39,7 +39,7 @@ def run(
     stop: options.Stop = None,
     json: options.Json = False,
 ) -> None:
-    """Answer a prompt; without one, talk (/help says how).
+    """Answer a prompt; without one, talk.
 
     Ctrl-C stops an answer; in a conversation the program goes on. The last line goes to standard error.
     """

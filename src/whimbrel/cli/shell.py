@@ -79,7 +79,7 @@ def one_line_errors(flags: terminal.Flags) -> Iterator[None]:
         _leave("out of memory; try a smaller --context, --kv-dtype q8 or smaller weights (`whimbrel plan`)", 4, flags)
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (the last resort of the program; --debug shows the traceback)
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         _leave(f"this should not have happened: {text}. --debug shows where; please report it", 1, flags)
 

@@ -15,9 +15,9 @@ def show(
     model: Annotated[str, typer.Argument(help="A model that is here, or a path.")],
     json: options.Json = False,
 ) -> None:
-    """Show a model: where it lies, where it came from, what it is."""
-    from whimbrel.zoo.store import Store, resolve
+    """Show what is known about a model."""
     from whimbrel.zoo.plan import read_description
+    from whimbrel.zoo.store import Store, resolve
 
     path = resolve(model)
     record = Store().get(model)

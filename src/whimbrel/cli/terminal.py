@@ -38,7 +38,11 @@ def configure(flags: Flags) -> Flags:
 
     level = logging.DEBUG if flags.verbose else logging.ERROR if flags.quiet else logging.WARNING
     logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S", force=True
+        level=level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
     )
     for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "filelock", "asyncio", "urllib3", "fsspec"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -106,8 +110,16 @@ def progress(unit: str = "bytes") -> Iterator[Callable[[str, int, int | None], N
 @contextmanager
 def _bar(unit: str) -> Iterator[Callable[[str, int, int | None], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
-    from rich.progress import TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     counts: list[ProgressColumn] = (
         [DownloadColumn(), TransferSpeedColumn()]

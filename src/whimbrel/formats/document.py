@@ -96,8 +96,8 @@ _BLOCKS = [
 
 def _tidy(soup: object) -> str:
     """Text of all strings; spaces collapse outside of ``pre``, at most one empty line in a row."""
-    from bs4 import BeautifulSoup, NavigableString
-    from bs4.element import PreformattedString
+    from bs4 import BeautifulSoup
+    from bs4.element import NavigableString, PreformattedString
 
     assert isinstance(soup, BeautifulSoup)
     pieces = []
