@@ -369,7 +369,7 @@ def write_gguf(
     """Write a GGUF version 3 file.
 
     Metadata values: bool, int (u32; i32 if negative, u64 or i64 if large), float (f32), str, numpy arrays, or lists
-    of str, int or float. Tensors: float32, float16, uint16 (bf16 bits) arrays, or ``RawTensor``. The file appears
+    of str, int (i32, or i64 if large) or float. Tensors: float32, float16, uint16 (bf16 bits) arrays, or ``RawTensor``. The file appears
     under its name when it is complete.
     """
     target = Path(path)
@@ -420,11 +420,24 @@ def _typed(value: Any) -> bytes:
         kind = next(k for k, (_, dtype) in _SCALARS.items() if np.dtype(dtype) == value.dtype and k != _BOOL)
         return struct.pack("<IIQ", _ARRAY, kind, value.size) + value.tobytes()
     if isinstance(value, Sequence) and not isinstance(value, str):
-        kinds = {_kind(item) for item in value}
-        kind = 6 if kinds == {4, 6} else max(kinds, default=_STRING)
+        kind = _array_kind(value)
         return struct.pack("<IIQ", _ARRAY, kind, len(value)) + b"".join(_bare(kind, item) for item in value)
     kind = _kind(value)
     return struct.pack("<I", kind) + _bare(kind, value)
+
+
+def _array_kind(values: Sequence[Any]) -> int:
+    """One type for all: i32 where ints fit, since readers expect it for token types; else the widest needed."""
+    kinds = {_kind(value) for value in values}
+    if kinds <= {4, 5, 6, 10, 11} and 6 in kinds:
+        return 6
+    if kinds and kinds <= {4, 5}:
+        return 5 if max(values) < 1 << 31 else 11
+    if kinds <= {4, 5, 10, 11} and kinds:
+        return 11
+    if len(kinds) > 1:
+        raise FormatError(f"can't write a list of different types to GGUF metadata: {values!r:.60}")
+    return kinds.pop() if kinds else _STRING
 
 
 def _kind(value: Any) -> int:

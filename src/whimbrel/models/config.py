@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from whimbrel.errors import FormatError, UnsupportedModel
 from whimbrel.models.families import FAMILIES, Family
 from whimbrel.models.rope import RopeConfig
@@ -308,7 +310,7 @@ def _from_gguf(metadata: Mapping[str, Any], tensors: frozenset[str]) -> ModelCon
         num_attention_heads=heads,
         num_key_value_heads=_whole(keys, "attention.head_count_kv", heads),
         head_dim=_whole(keys, "attention.key_length", hidden // heads),
-        rms_norm_eps=_real(keys, "attention.layer_norm_rms_epsilon", 1e-5),
+        rms_norm_eps=_single(keys, "attention.layer_norm_rms_epsilon", 1e-5),
         max_position_embeddings=context,
         rope=_rope_from_gguf(keys),
         tie_word_embeddings="output.weight" not in tensors,
@@ -357,27 +359,32 @@ def _scales_from_gguf(keys: Mapping[str, Any], family: Family, layers: int, hidd
     if family.model_type != "minicpm":
         return {}
     return {
-        "scale_emb": _real(keys, "embedding_scale", 12.0),
-        "residual_scale": _real(keys, "residual_scale", 1.4 / math.sqrt(layers)),
-        "logit_scale": 1 / _real(keys, "logit_scale", hidden / 256),
+        "scale_emb": _single(keys, "embedding_scale", 12.0),
+        "residual_scale": _single(keys, "residual_scale", 1.4 / math.sqrt(layers)),
+        "logit_scale": 1 / _single(keys, "logit_scale", hidden / 256),
     }
+
+
+def _single(keys: Mapping[str, Any], key: str, default: float) -> float:
+    """A number that the file has in fp32, as the decimal that was meant: 1e-05 and not 9.999999747378752e-06."""
+    return float(str(np.float32(_real(keys, key, default))))
 
 
 def _rope_from_gguf(keys: Mapping[str, Any]) -> RopeConfig:
     """Factors of ``rope_freqs`` and ``rope_factors`` tensors are added by the loader."""
     kind = str(keys.get("rope.scaling.type", "none"))
     original = keys.get("rope.scaling.original_context_length")
-    attention_factor = _real(keys, "rope.scaling.attn_factor", 1.0)
-    factor = _real(keys, "rope.scaling.factor", 1.0)
+    attention_factor = _single(keys, "rope.scaling.attn_factor", 1.0)
+    factor = _single(keys, "rope.scaling.factor", 1.0)
     if kind == "yarn":
         # llama.cpp multiplies its own 0.1 ln(factor) + 1 by this key.
         attention_factor *= 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
     return RopeConfig(
         kind="default" if kind == "none" else kind,
-        theta=_real(keys, "rope.freq_base", 10000.0),
+        theta=_single(keys, "rope.freq_base", 10000.0),
         factor=factor or 1.0,
         original_max_position_embeddings=None if original is None else _whole({"original": original}, "original"),
-        beta_fast=_real(keys, "rope.scaling.yarn_beta_fast", 32.0),
-        beta_slow=_real(keys, "rope.scaling.yarn_beta_slow", 1.0),
+        beta_fast=_single(keys, "rope.scaling.yarn_beta_fast", 32.0),
+        beta_slow=_single(keys, "rope.scaling.yarn_beta_slow", 1.0),
         attention_factor=attention_factor if kind in ("yarn", "longrope") else None,
     )
