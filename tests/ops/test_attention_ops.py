@@ -6,7 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import dense_cache, fill, native_cache, needs_native, reference, rows, run
+from harness import (
+    LAYER,
+    WHY_NO_NATIVE,
+    dense_cache,
+    fill,
+    native_cache,
+    needs_native,
+    on_every_isa,
+    read_block,
+    read_sequence,
+    reference,
+    rows,
+    run,
+)
 
 from whimbrel.attention.dense_view import DenseView
 from whimbrel.ops.attend.cases import CASES as ATTEND_CASES
@@ -15,6 +28,9 @@ from whimbrel.ops.cases import StepInputs
 from whimbrel.ops.rotary_write.cases import CASES as ROTARY_CASES
 from whimbrel.ops.rotary_write.cases import RotaryWriteCase
 from whimbrel.testing.tolerance import assert_as_good_as
+
+if WHY_NO_NATIVE is None:
+    from whimbrel import _native
 
 EVERY_ATTEND_CASE = pytest.mark.parametrize("case", ATTEND_CASES, ids=lambda case: case.name)
 EVERY_ROTARY_CASE = pytest.mark.parametrize("case", ROTARY_CASES, ids=lambda case: case.name)
@@ -25,7 +41,7 @@ KV_DTYPES = pytest.mark.parametrize("kv_dtype", ["bf16", "q8"])
 
 
 def attend_arguments(arrays: dict[str, Any]) -> dict[str, Any]:
-    return {key: arrays[key] for key in ("q", "inputs", "scale")} | {"layer": 0}
+    return {key: arrays[key] for key in ("q", "inputs", "scale")} | {"layer": LAYER}
 
 
 def attend_reference(arrays: dict[str, Any], dtype: torch.dtype) -> torch.Tensor:
@@ -42,8 +58,12 @@ def attend_native(arrays: dict[str, Any], kv_dtype: str) -> Any:
 
 def round_to_q8(values: Any) -> Any:
     """127 steps per token and head."""
-    step = np.abs(values).max(-1, keepdims=True) / 127
-    return (np.round(values / step) * step).astype(np.float32)
+    step = abs(values).max(-1, keepdims=True) / 127
+    return ((values / step).round() * step).astype(np.float32)
+
+
+STORED_AS = {"bf16": lambda values: values.bfloat16(), "q8": lambda values: round_to_q8(values.numpy())}
+"""What a cache of that type keeps of fp64 values."""
 
 
 @EVERY_ATTEND_CASE
@@ -64,8 +84,8 @@ def test_attend_reference_is_softmax_of_scores_key_by_key(case: AttendCase) -> N
 
 @EVERY_ATTEND_CASE
 @KV_DTYPES
-@needs_native
-def test_attend_native_is_as_good_as_low_precision(case: AttendCase, kv_dtype: str) -> None:
+@on_every_isa
+def test_attend_native_is_as_good_as_low_precision(case: AttendCase, kv_dtype: str, isa: str) -> None:
     """The exact result is that of the unrounded cache: rounding keys and values is the kernel's error, too."""
     arrays = case.arrays()
     exact = attend_reference(arrays, torch.float64)
@@ -79,10 +99,8 @@ def test_attend_native_is_as_good_as_low_precision(case: AttendCase, kv_dtype: s
 
 @EVERY_ATTEND_CASE
 @KV_DTYPES
-@needs_native
-def test_threads_do_not_change_a_bit(case: AttendCase, kv_dtype: str) -> None:
-    from whimbrel import _native
-
+@on_every_isa
+def test_threads_do_not_change_a_bit(case: AttendCase, kv_dtype: str, isa: str) -> None:
     results = []
     for threads in (1, 2):
         _native.set_num_threads(threads)
@@ -106,8 +124,8 @@ def only(inputs: StepInputs, sequence: int, first: int, stop: int) -> StepInputs
 
 @EVERY_ATTEND_CASE
 @KV_DTYPES
-@needs_native
-def test_a_row_depends_neither_on_the_batch_nor_on_chunks(case: AttendCase, kv_dtype: str) -> None:
+@on_every_isa
+def test_a_row_depends_neither_on_the_batch_nor_on_chunks(case: AttendCase, kv_dtype: str, isa: str) -> None:
     arrays = case.arrays()
     inputs = arrays["inputs"]
     cache = native_cache(inputs, case.groups, case.dim, kv_dtype)
@@ -134,8 +152,8 @@ def written(case: RotaryWriteCase, arrays: dict[str, Any], dtype: torch.dtype) -
     past = inputs.kv_lengths - np.diff(inputs.cu_seqlens)
     before = replace(inputs, kv_lengths=past, cu_seqlens=np.cumsum([0, *past]).astype(np.int32))
     zeros = torch.zeros(int(past.sum()), case.groups, case.dim, dtype=dtype)
-    cache.write(0, zeros, zeros, before)  # type: ignore[arg-type]
-    return reference("rotary_write", arrays, dtype, cache=cache, layer=0), cache
+    cache.write(LAYER, zeros, zeros, before)  # type: ignore[arg-type]
+    return reference("rotary_write", arrays, dtype, cache=cache, layer=LAYER), cache
 
 
 @EVERY_ROTARY_CASE
@@ -154,7 +172,7 @@ def test_rotary_reference_turns_each_pair_by_its_angle(case: RotaryWriteCase) ->
     k = turned(raw[:, case.heads : case.heads + case.groups], arrays["k_norm"])
     np.testing.assert_allclose(q, turned(raw[:, : case.heads], arrays["q_norm"]), rtol=0, atol=1e-5)
     for sequence, (past, _) in enumerate(case.sequences):
-        keys, values = cache.read(0, sequence, arrays["inputs"])
+        keys, values = cache.read(LAYER, sequence, arrays["inputs"])
         part = rows(arrays["inputs"], sequence)
         np.testing.assert_allclose(keys[past:], k[part], rtol=0, atol=1e-5)
         np.testing.assert_array_equal(values[past:], raw[part, case.heads + case.groups :])
@@ -162,48 +180,54 @@ def test_rotary_reference_turns_each_pair_by_its_angle(case: RotaryWriteCase) ->
 
 
 @EVERY_ROTARY_CASE
-@needs_native
-def test_rotary_native_gives_the_queries(case: RotaryWriteCase) -> None:
+@KV_DTYPES
+@on_every_isa
+def test_rotary_native_gives_queries_and_stores_keys_and_values(case: RotaryWriteCase, kv_dtype: str, isa: str) -> None:
     arrays = case.arrays()
-    cache = native_cache(arrays["inputs"], case.groups, case.dim)
-    actual = run("rotary_write", "native", arrays, cache=cache, layer=0)
-    exact, low = (written(case, arrays, dtype)[0] for dtype in (torch.float64, torch.float32))
+    inputs = arrays["inputs"]
+    cache = native_cache(inputs, case.groups, case.dim, kv_dtype)
+    actual = run("rotary_write", "native", arrays, cache=cache, layer=LAYER)
+    (exact, exact_cache), (low, _) = (written(case, arrays, dtype) for dtype in (torch.float64, torch.float32))
     assert_as_good_as(actual, low, exact)
+    for sequence, (past, _) in enumerate(case.sequences):
+        stored = read_sequence(cache, inputs, sequence)[:, past:]
+        wanted = torch.stack(exact_cache.read(LAYER, sequence, inputs))[:, past:]
+        assert_as_good_as(stored, STORED_AS[kv_dtype](wanted), wanted)
 
 
 @EVERY_ROTARY_CASE
 @KV_DTYPES
-@needs_native
-def test_attention_over_a_written_cache_is_that_of_the_reference(case: RotaryWriteCase, kv_dtype: str) -> None:
+@on_every_isa
+def test_rotary_native_writes_nothing_else(case: RotaryWriteCase, kv_dtype: str, isa: str) -> None:
+    """Only a block that this step begins may have its other positions cleared: a NaN there would survive a zero weight."""
     arrays = case.arrays()
     inputs = arrays["inputs"]
-    native = native_cache(inputs, case.groups, case.dim, kv_dtype)
-    zeros = [np.zeros((int(length), case.groups, case.dim), np.float32) for length in inputs.kv_lengths]
-    fill(native, inputs, zeros, zeros)
-    results = {}
-    for dtype in (torch.float64, torch.bfloat16):
-        q, cache = written(case, arrays, dtype)
-        results[dtype] = run(
-            "attend", "reference", {"q": q, "inputs": inputs, "cache": cache, "layer": 0, "scale": 0.3}
-        )
-    q = run("rotary_write", "native", arrays, cache=native, layer=0)
-    actual = run("attend", "native", {"q": q, "inputs": inputs, "cache": native, "layer": 0, "scale": 0.3})
-    assert_as_good_as(actual, results[torch.bfloat16], results[torch.float64])
+    cache = native_cache(inputs, case.groups, case.dim, kv_dtype)
+    noise = np.random.default_rng(1)
+    for block in range(cache.pool.num_blocks):
+        cache.pool.block(block)[:] = noise.integers(0, 100, cache.pool.block_bytes)
+    other_layer = [read_block(cache, block, 1 - LAYER) for block in range(cache.pool.num_blocks)]
+    before = [read_block(cache, block) for block in range(cache.pool.num_blocks)]
+    run("rotary_write", "native", arrays, cache=cache, layer=LAYER)
+    for (past, new), table in zip(case.sequences, inputs.block_tables, strict=True):
+        for index, block in enumerate(table[table >= 0].tolist()):
+            after, first = read_block(cache, block), index * 64
+            kept = [slot for slot in range(64) if not past <= first + slot < past + new]
+            unchanged = after[:, kept] == before[block][:, kept]
+            assert (unchanged | (after[:, kept] == 0) if past <= first < past + new else unchanged).all()
+            np.testing.assert_array_equal(read_block(cache, block, 1 - LAYER), other_layer[block])
 
 
-@needs_native
-def test_rotary_native_writes_nothing_else() -> None:
-    """Tokens of one sequence leave the attention of another, in the same pool, as it was."""
-    arrays = ATTEND_CASES[0].arrays()
-    inputs, case = arrays["inputs"], ATTEND_CASES[0]
-    cache = native_cache(inputs, case.groups, case.dim)
-    fill(cache, inputs, arrays["keys"], arrays["values"])
-    before = run("attend", "native", attend_arguments(arrays), cache=cache)
-    part = rows(inputs, 1)
-    fill(cache, replace(inputs, block_tables=inputs.block_tables[:1]), arrays["keys"][:1], [arrays["values"][0] + 5])
-    after = run("attend", "native", attend_arguments(arrays), cache=cache)
-    np.testing.assert_array_equal(after[part.start :], before[part.start :])
-    assert (after[: part.start] != before[: part.start]).all()
+@KV_DTYPES
+@on_every_isa
+def test_a_nan_of_a_former_sequence_stays_with_it(kv_dtype: str, isa: str) -> None:
+    case = ATTEND_CASES[0]
+    arrays = case.arrays()
+    cache = native_cache(arrays["inputs"], case.groups, case.dim, kv_dtype)
+    for block in range(cache.pool.num_blocks):
+        cache.pool.block(block)[:] = 0xFF
+    fill(cache, arrays["inputs"], arrays["keys"], arrays["values"])
+    assert np.isfinite(run("attend", "native", attend_arguments(arrays), cache=cache)).all()
 
 
 @pytest.mark.parametrize(

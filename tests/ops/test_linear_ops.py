@@ -4,13 +4,15 @@ Errors are bounded by those of the reference in the precision that the kernel cl
 beside them, nor on threads, bit by bit.
 """
 
+from functools import cache
 from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from harness import needs_native, reference, run
+from harness import WHY_NO_NATIVE, needs_native, on_every_isa, reference, run
 
 from whimbrel.errors import UnsupportedImplementation
 from whimbrel.ops.cases import FLOAT_KINDS, KINDS, WeightKind
@@ -18,25 +20,63 @@ from whimbrel.ops.dispatch import ACTIVATIONS, get
 from whimbrel.ops.reference import ACTIVATION_GROUP, round_activations
 from whimbrel.testing.tolerance import assert_as_good_as
 
+if WHY_NO_NATIVE is None:
+    from whimbrel import _native
+
 MATRIX_OPS = ("norm_linear", "linear_residual", "norm_swiglu")
 CASES = [(name, case) for name in MATRIX_OPS for case in import_module(f"whimbrel.ops.{name}.cases").CASES]
 EVERY_CASE = pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{name}-{case.name}" for name, case in CASES])
 EMBEDDING_CASES = import_module("whimbrel.ops.embedding.cases").CASES
 
 
-def low_precision(name: str, arrays: dict[str, Any], activations: str) -> torch.Tensor:
-    """What the precision that a kernel claims costs: rounded activations, then fp32."""
-    return reference(name, arrays, torch.float32, activations=activations)
+def matmul_in_order(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Sums one product after the other, in fp32; torch's own product has many partial sums and errs a third of it."""
+    products = (np.cumsum(x.numpy() * column, -1, np.float32)[:, -1] for column in weight.T.numpy())
+    return torch.from_numpy(np.stack(list(products), -1))
 
 
+@cache
+def arrays_of(case: Any, seed: int = 0) -> dict[str, Any]:
+    """The arguments of a case, built once; ops don't change them."""
+    arrays: dict[str, Any] = case.arrays(seed)
+    return arrays
+
+
+@cache
+def references(name: str, case: Any, activations: str, seed: int) -> tuple[Any, Any]:
+    """What the precision that a kernel claims gives (rounded activations, then fp32), and the exact result."""
+    arrays = arrays_of(case, seed)
+    with patch.object(torch, "matmul", matmul_in_order):
+        low = reference(name, arrays, torch.float32, activations=activations)
+    return low.numpy(), reference(name, arrays, torch.float64).numpy()
+
+
+@on_every_isa
 @EVERY_CASE
-@pytest.mark.parametrize("activations", ACTIVATIONS["native"])
-@needs_native
-def test_native_is_as_good_as_low_precision(name: str, case: Any, activations: str) -> None:
-    arrays = case.arrays()
-    exact = reference(name, arrays, torch.float64)
-    actual = run(name, "native", arrays, activations=activations)
-    assert_as_good_as(actual, low_precision(name, arrays, activations), exact)
+def test_native_is_as_good_as_low_precision(name: str, case: Any, isa: str) -> None:
+    """A single row has too few outputs for its largest error to mean much: three of them are taken together."""
+    seeds = range(3) if case.tokens == 1 else range(1)
+    for activations in ACTIVATIONS["native"]:
+        actual = [run(name, "native", arrays_of(case, seed), activations=activations) for seed in seeds]
+        low, exact = zip(*(references(name, case, activations, seed) for seed in seeds), strict=True)
+        assert_as_good_as(*map(np.concatenate, (actual, low, exact)))
+
+
+@on_every_isa
+@EVERY_CASE
+def test_native_errs_no_more_than_fp32_once_activations_are_rounded(name: str, case: Any, isa: str) -> None:
+    """Rounding hides small mistakes, so it is taken out here: both references see rounded activations.
+
+    The median errors, because fp32 and fp64 round a few activations to different sides.
+    """
+    if getattr(case, "outlier", 0) or getattr(case, "zeros", False):
+        pytest.skip("one row's errors are of another size than those of the others")
+    arrays = arrays_of(case)
+    for activations in ACTIVATIONS["native"]:
+        exact = reference(name, arrays, torch.float64, activations=activations).numpy()
+        low, _ = references(name, case, activations, 0)
+        actual = run(name, "native", arrays, activations=activations)
+        assert np.median(abs(actual - exact)) <= 2 * np.median(abs(low - exact))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -69,24 +109,22 @@ def test_reference_in_low_precision_is_near_the_exact_one(name: str, case: Any) 
     assert reference(name, arrays, torch.bfloat16).dtype == torch.bfloat16
 
 
+@on_every_isa
 @EVERY_CASE
-@pytest.mark.parametrize("activations", ACTIVATIONS["native"])
-@needs_native
-def test_a_row_does_not_depend_on_its_neighbours(name: str, case: Any, activations: str) -> None:
-    arrays = case.arrays()
-    together = run(name, "native", arrays, activations=activations)
-    for first in range(0, case.tokens, 7):
-        for stop in {first + 1, min(first + 5, case.tokens)}:
-            part = arrays | {key: arrays[key][first:stop] for key in ("x", "residual") if key in arrays}
-            np.testing.assert_array_equal(run(name, "native", part, activations=activations), together[first:stop])
+def test_a_row_does_not_depend_on_its_neighbours(name: str, case: Any, isa: str) -> None:
+    arrays = arrays_of(case)
+    for activations in ACTIVATIONS["native"]:
+        together = run(name, "native", arrays, activations=activations)
+        for first in range(0, case.tokens, 7):
+            for stop in {first + 1, min(first + 5, case.tokens)}:
+                part = arrays | {key: arrays[key][first:stop] for key in ("x", "residual") if key in arrays}
+                np.testing.assert_array_equal(run(name, "native", part, activations=activations), together[first:stop])
 
 
+@on_every_isa
 @EVERY_CASE
-@needs_native
-def test_threads_do_not_change_a_bit(name: str, case: Any) -> None:
-    from whimbrel import _native
-
-    arrays = case.arrays()
+def test_threads_do_not_change_a_bit(name: str, case: Any, isa: str) -> None:
+    arrays = arrays_of(case)
     for activations in ACTIVATIONS["native"]:
         results = []
         for threads in (1, 2):
@@ -95,15 +133,20 @@ def test_threads_do_not_change_a_bit(name: str, case: Any) -> None:
         np.testing.assert_array_equal(*results)
 
 
+@on_every_isa
 @pytest.mark.parametrize("case", EMBEDDING_CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("impl", ["reference", pytest.param("native", marks=needs_native)])
-def test_embedding_is_the_scaled_row(impl: str, case: Any) -> None:
+def test_embedding_native_is_the_scaled_row_of_the_definition(case: Any, isa: str) -> None:
     arrays = case.arrays()
-    exact = case.scale * arrays["table"].dequantize().astype(np.float64)[arrays["token_ids"]]
-    low = np.float32(case.scale) * arrays["table"].dequantize()[arrays["token_ids"]]
-    actual = np.asarray(run("embedding", impl, arrays))
-    assert actual.dtype == np.float32
-    assert_as_good_as(actual, low, exact)
+    rows = arrays["table"].dequantize()[arrays["token_ids"]]
+    actual = run("embedding", "native", arrays)
+    assert_as_good_as(actual, np.float32(case.scale) * rows, case.scale * rows.astype(np.float64))
+
+
+@pytest.mark.parametrize("case", EMBEDDING_CASES, ids=lambda case: case.name)
+def test_embedding_reference_is_the_scaled_row(case: Any) -> None:
+    arrays = case.arrays()
+    expected = np.float32(case.scale) * arrays["table"].dequantize()[arrays["token_ids"]]
+    np.testing.assert_array_equal(run("embedding", "reference", arrays).numpy(), expected)
 
 
 @pytest.mark.parametrize(

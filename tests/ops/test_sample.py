@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import needs_native
+from harness import needs_native, on_every_isa
 from transformers.generation import logits_process as warpers
 
 from whimbrel.ops.dispatch import get
 from whimbrel.ops.sample import reference, top_logprobs
 from whimbrel.ops.sample.cases import CASES, OFF, SampleCase
 
-UNIFORMS = (0.0, 1e-9, 0.1, 0.25, 0.5, 0.77, 0.9, 0.999, 1 - 2**-53)
+UNIFORMS = (0.0, 1e-9, 0.1, 0.25, 0.5, 0.77, 0.9, 0.999)
+LARGEST_UNIFORM = 1 - 2**-53
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
@@ -45,7 +46,7 @@ def test_the_filters_keep_what_the_warpers_of_transformers_keep(case: SampleCase
     if arguments["temperature"] == 0:
         pytest.skip("their warper refuses temperature 0")
     cumulative = np.cumsum(peer_distribution(arguments))
-    for uniform in UNIFORMS[:-1]:
+    for uniform in UNIFORMS:
         expected = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
         assert run("reference", arguments, uniform)[0] == expected
 
@@ -58,9 +59,9 @@ def test_logprobs_are_of_the_untempered_row(case: SampleCase) -> None:
     assert logprob == pytest.approx(exact[token_id].item(), rel=1e-12)
 
 
-@needs_native
+@on_every_isa
 @EVERY_CASE
-def test_native_picks_the_token_of_the_reference(case: SampleCase) -> None:
+def test_native_picks_the_token_of_the_reference(case: SampleCase, isa: str) -> None:
     for seed in range(5):
         arguments = case.arrays(seed)
         for uniform in UNIFORMS:
@@ -68,6 +69,20 @@ def test_native_picks_the_token_of_the_reference(case: SampleCase) -> None:
             expected, exact = run("reference", arguments, uniform)
             assert token_id == expected
             assert logprob == pytest.approx(exact, rel=1e-5, abs=1e-5)
+
+
+@EVERY_CASE
+@pytest.mark.parametrize("impl", ["reference", pytest.param("native", marks=needs_native)])
+def test_the_largest_uniform_still_gives_a_token_that_was_kept(case: SampleCase, impl: str) -> None:
+    """Rounding of the last sums must not reach a token without probability, or beyond the vocabulary."""
+    arguments = case.arrays()
+    token_id, _ = run(impl, arguments, LARGEST_UNIFORM)
+    logits = arguments["logits"].astype(np.float64)
+    tempered = (
+        logits / arguments["temperature"] if arguments["temperature"] else np.where(logits == logits.max(), 0, -np.inf)
+    )
+    assert reference.softmax(tempered)[token_id] > 0
+    assert np.sum(logits > logits[token_id]) < (arguments["top_k"] or np.inf)
 
 
 def test_temperature_zero_takes_the_lowest_id_among_equals() -> None:

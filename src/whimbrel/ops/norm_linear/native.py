@@ -25,6 +25,6 @@ def run(
 ) -> Any:
     """[T, K] fp32 to [T, sum N] fp32."""
     out = np.empty((x.shape[0], sum([weight.shape[0] for weight in weights])), np.float32)
-    handles = [weight.handle for weight in weights]
+    handles = tuple([weight.handle for weight in weights])
     _native.norm_linear(x, norm_weight, handles, eps, bias, scale, activations == "bf16", out)
     return out

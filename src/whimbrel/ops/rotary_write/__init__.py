@@ -8,7 +8,8 @@ For: everything between the q, k, v projections and attention. Rotate-half pairs
 In: ``qkv`` [T, (H + 2 G) D] fp32; ``rope`` with ``cos`` and ``sin`` fp32 [P, D / 2] (amplitude included); ``inputs``
 with ``positions`` int32 [T], each < P; ``cache`` (a KVView: G and D are its, H follows); norms fp32 [D] or None.
 Out: q rotated, [T, H, D] fp32. In the cache: k and v of this step's tokens, rounded to what the cache stores.
-May not: touch other positions of the cache. Positions beyond the table raise ``ValueError`` (reference
+May not: touch other positions of the cache, except that the first token of a block may clear the rest of the block
+(a NaN there would survive a zero probability). Positions beyond the table raise ``ValueError`` (reference
 ``IndexError``).
 Accumulation: fp32. Differentiable in ``qkv`` and the norms, through the cache where that keeps gradients (``DenseView``).
 Source: Su et al. (2021), RoFormer; the amplitude of LongRoPE is Ding et al. (2024).

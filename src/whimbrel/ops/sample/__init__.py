@@ -19,7 +19,8 @@ that the one before left over (renormalized), as the warpers of ``transformers``
 
 1, 1, 0 and 1 switch ``temperature``, ``top_p``, ``min_p`` and ``typical_p`` off. Then the first id, in the order of
 ids, at which the cumulative probability of the kept tokens exceeds ``uniform``.
-Accumulation: float64 from the division by the temperature on. Not differentiable.
+Accumulation: probabilities in at least fp32, their sums in float64; the reference computes all in float64. So choices
+may differ where ``uniform`` or a filter's bound falls within rounding of a token's edge. Not differentiable.
 Sources: top-k Fan et al. (2018); top-p Holtzman et al. (2020); typical Meister et al. (2023); min-p Nguyen et al. (2024).
 """
 
