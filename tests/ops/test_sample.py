@@ -13,8 +13,9 @@ from whimbrel.ops.dispatch import get
 from whimbrel.ops.sample import reference, top_logprobs
 from whimbrel.ops.sample.cases import CASES, OFF, SampleCase
 
-UNIFORMS = (0.0, 1e-9, 0.1, 0.25, 0.5, 0.77, 0.9, 0.999)
-LARGEST_UNIFORM = 1 - 2**-53
+UNIFORMS = (1e-6, 0.1, 0.25, 0.5, 0.77, 0.9, 0.999)
+EXTREMES = (0.0, 1e-9, 1 - 2**-53)
+"""Where rounding decides which of the least likely tokens it is."""
 EVERY_CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
@@ -73,10 +74,11 @@ def test_native_picks_the_token_of_the_reference(case: SampleCase, isa: str) -> 
 
 @EVERY_CASE
 @pytest.mark.parametrize("impl", ["reference", pytest.param("native", marks=needs_native)])
-def test_the_largest_uniform_still_gives_a_token_that_was_kept(case: SampleCase, impl: str) -> None:
+@pytest.mark.parametrize("uniform", EXTREMES)
+def test_an_extreme_uniform_still_gives_a_token_that_was_kept(case: SampleCase, uniform: float, impl: str) -> None:
     """Rounding of the last sums must not reach a token without probability, or beyond the vocabulary."""
     arguments = case.arrays()
-    token_id, _ = run(impl, arguments, LARGEST_UNIFORM)
+    token_id, _ = run(impl, arguments, uniform)
     logits = arguments["logits"].astype(np.float64)
     tempered = (
         logits / arguments["temperature"] if arguments["temperature"] else np.where(logits == logits.max(), 0, -np.inf)
