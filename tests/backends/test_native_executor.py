@@ -70,6 +70,16 @@ def test_a_stream_that_is_dropped_frees_its_blocks(executor: NativeExecutor) -> 
     assert list(started) == []
 
 
+def test_a_stream_may_be_collected_in_the_middle_of_a_step(executor: NativeExecutor) -> None:
+    dropped = executor.generate(request(4, max_tokens=50))
+    next(dropped)
+    with executor._lock:  # as in a step: the collector must not wait for the lock, nor change anything
+        del dropped
+        assert executor._running().stats.running == 1
+    list(executor.generate(request(1)))
+    assert executor.stats.running == 0 and executor.stats.blocks_used == 0
+
+
 def test_impossible_requests_are_refused_at_once(executor: NativeExecutor) -> None:
     with pytest.raises(PromptTooLong):
         executor.generate(request(3, max_tokens=1000))

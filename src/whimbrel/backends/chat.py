@@ -41,13 +41,13 @@ class Chat:
     def stream(self, text: str, **options: Any) -> Stream:
         """Say something; the answer piece by piece. It joins the history when it ends or is closed, not before.
 
-        ``overflow="truncate"`` forgets the oldest turns where the context is full; else that is an error.
+        ``overflow="truncate"`` forgets the oldest turns where the context is full; "error" refuses.
         Raises as ``LLM.stream`` does, and ``UsageError`` for an empty text; the history is unchanged then.
         """
         if not text:
             raise UsageError("the message is empty; say something")
         message = {"role": "user", "content": text}
-        if options.pop("overflow", "error") == "truncate":
+        if self._llm.cuts(options.pop("overflow", None)):
             self._make_room(message, options)
         stream = self._llm.stream_ids(self._prompt_ids(message), overflow="error", **options)
         stream.on_end = lambda completion: self._append(message, completion)

@@ -85,7 +85,7 @@ class LLM:
         if not _are_messages(prompt):
             return self.stream_ids(self.prompt_ids(prompt), stop=stop, overflow=overflow, **sampling)
         messages = cast(Sequence[Message], prompt)
-        if self._cuts(overflow):
+        if self.cuts(overflow):
             messages, cut = self.fit_messages(messages, template, **sampling)
         else:
             cut = 0
@@ -187,7 +187,7 @@ class LLM:
         """``stream`` for a prompt of token ids. ``truncated``: tokens that were left out of it before."""
         params = self.sampling_params(**sampling)
         stops = StopStrings([stop] if isinstance(stop, str) else stop)
-        kept = self._fit(ids, params) if self._cuts(overflow) else list(ids)
+        kept = self._fit(ids, params) if self.cuts(overflow) else list(ids)
         steps = self.executor.generate(Request(token_ids=tuple(kept), params=params))
         return Stream(steps, self.tokenizer, stops, tuple(kept), truncated=truncated + len(ids) - len(kept))
 
@@ -235,8 +235,8 @@ class LLM:
                 raise InvalidParameter(f"LLM has no option {name!r}; there are overflow, {', '.join(list(known)[1:])}")
         return open_model(path, **options)
 
-    def _cuts(self, overflow: str | None) -> bool:
-        """True if a prompt that is too long shall be cut."""
+    def cuts(self, overflow: str | None) -> bool:
+        """True if a prompt that is too long shall be cut: by this choice, or (None) by the model's own."""
         overflow = self._overflow if overflow is None else overflow
         _check_overflow(overflow)
         return overflow == "truncate"

@@ -24,6 +24,7 @@ class NativeExecutor:
         self._engine: Engine | None = engine
         self._lock = Lock()
         self._inboxes: dict[int, Inbox] = {}
+        self._abandoned: deque[int] = deque()
         self.capabilities = Capabilities(
             backend="native",
             max_context=engine.max_context,
@@ -75,13 +76,25 @@ class NativeExecutor:
         with self._lock:
             if inbox:
                 return
+            self._sweep()
             for output in self._running().step():
                 self._inboxes[output.request_id].append(output)
                 if output.finish_reason is not None:
                     del self._inboxes[output.request_id]
 
-    def _abort(self, id: int) -> None:
-        with self._lock:
+    def _abandon(self, id: int, *, wait: bool) -> None:
+        """Stop a request: now, or (if the lock is taken and we may not ``wait``) before the next step."""
+        self._abandoned.append(id)
+        if self._lock.acquire(blocking=wait):
+            try:
+                self._sweep()
+            finally:
+                self._lock.release()
+
+    def _sweep(self) -> None:
+        """Stop what was abandoned; with the lock held."""
+        while self._abandoned:
+            id = self._abandoned.popleft()
             if self._inboxes.pop(id, None) is not None and self._engine is not None:
                 self._engine.abort(id)
 
@@ -115,7 +128,8 @@ class NativeSteps:
     def close(self) -> None:
         """Stop the request if it runs still."""
         self._ended = True
-        self._executor._abort(self._id)
+        self._executor._abandon(self._id, wait=True)
 
     def __del__(self) -> None:
-        self.close()
+        # The garbage collector may call this inside a step, in the very thread that holds the lock.
+        self._executor._abandon(self._id, wait=False)

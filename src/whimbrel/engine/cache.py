@@ -45,16 +45,17 @@ class PagedCache:
 
     # --- a sequence's life
 
-    def admit(self, sequence: Sequence, *, reuse: bool = True) -> bool:
-        """Give the sequence a row and blocks for all its tokens, shared as far as known; False if there are too few.
+    def admit(self, sequence: Sequence, *, reuse: bool = True, leave: int = 0) -> bool:
+        """Give the sequence a row and blocks for all its tokens, shared as far as known.
 
+        False, and nothing changes, if there are too few, or less than ``leave`` would be left for others.
         Sets ``computed`` and ``cached`` to the tokens that were found, and ``miss`` to why there were no more. One
         token is always left, because the network must run to give logits.
         """
         shared, keys, partial, miss = self._match(sequence) if reuse else ([], [], None, NO_REUSE)
         wanted = blocks_for(len(sequence.tokens)) - len(shared)
         idle = sum(self.blocks.is_idle(block) for block in shared)
-        if not self._slots or wanted > self.blocks.available - idle:
+        if not self._slots or wanted + leave > self.blocks.available - idle:
             return False
         for block in shared:
             self.blocks.share(block)

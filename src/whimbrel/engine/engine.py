@@ -5,27 +5,25 @@ whoever wants tokens calls ``step``. Not thread-safe: ``backends.native`` puts a
 (Ctrl-C) leaves early has changed no sequence and can be repeated.
 """
 
-import logging
 import secrets
 from dataclasses import dataclass
+from importlib import import_module
 from time import perf_counter
 from typing import Any
 
-from whimbrel import hardware
+from whimbrel.engine import limits
 from whimbrel.engine.blocks import blocks_for
 from whimbrel.engine.cache import PagedCache
 from whimbrel.engine.request import FinishReason, Request, Sequence, StepOutput, TokenLogprob
 from whimbrel.engine.runner import Runner, StepLogits
-from whimbrel.engine.sampling import check_vocabulary, choose_token, note_token, token_logprobs
+from whimbrel.engine.sampling import choose_token, note_token, token_logprobs
 from whimbrel.engine.scheduler import Scheduler, StepPlan
-from whimbrel.engine.store import ArrayStore, NativeStore, bytes_per_block, check_kv_dtype
+from whimbrel.engine.store import ArrayStore, NativeStore
 from whimbrel.engine.trace import Trace
-from whimbrel.errors import DoesNotFit, InvalidParameter, PromptTooLong, WhimbrelError
+from whimbrel.errors import WhimbrelError
 from whimbrel.models.config import ModelConfig
 from whimbrel.models.rope import rope_table
 from whimbrel.ops.table import OpTable
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,11 +88,11 @@ class Engine:
         self.max_sequences = max_sequences
         self.kv_dtype = kv_dtype
         self.prefix_sharing = prefix_sharing
-        for name, value in {"max_context": self.max_context, "max_sequences": max_sequences}.items():
-            _at_least_one(name, value)
-        _at_least_one("prefill_chunk", prefill_chunk)
-        self._warn_beyond_training()
-        num_blocks = self._count_blocks(num_blocks, cache_bytes)
+        sizes = {"max_context": self.max_context, "max_sequences": max_sequences, "prefill_chunk": prefill_chunk}
+        for name, value in sizes.items():
+            limits.at_least_one(name, value)
+        limits.warn_beyond_training(self.config, self.max_context)
+        num_blocks = limits.count_blocks(self.config, self.max_context, kv_dtype, num_blocks, cache_bytes)
         native = ops.implementations.get("attend") == "native"
         if native and threads is not None:
             _set_threads(threads)
@@ -123,7 +121,7 @@ class Engine:
         Raises ``PromptTooLong`` with both numbers if prompt and ``max_tokens`` exceed the context, and
         ``InvalidParameter`` for ids that the vocabulary lacks.
         """
-        self._check(request)
+        limits.check_request(request, self.config, self.max_context)
         params = request.params
         length = len(request.token_ids)
         limit = self.max_context if params.max_tokens is None else length + params.max_tokens
@@ -181,7 +179,7 @@ class Engine:
             blocks=blocks.num_blocks,
             blocks_used=blocks.used,
             blocks_idle=blocks.idle,
-            cache_bytes=blocks.num_blocks * self._block_bytes,
+            cache_bytes=blocks.num_blocks * limits.block_bytes(self.config, self.kv_dtype),
         )
 
     def audit(self) -> None:
@@ -249,68 +247,6 @@ class Engine:
             note_token(sequence, token)
             self._completion_tokens += 1
 
-    # --- checks
-
-    def _check(self, request: Request) -> None:
-        length, wanted = len(request.token_ids), request.params.max_tokens
-        if length > self.max_context:
-            raise PromptTooLong(
-                f"the prompt has {length} tokens and the context holds {self.max_context}; "
-                "shorten the prompt or load the model with a larger context"
-            )
-        if wanted is None and length == self.max_context:
-            raise PromptTooLong(
-                f"the prompt has {length} tokens and fills the context of {self.max_context}: no room for an answer; "
-                "shorten the prompt or load the model with a larger context"
-            )
-        if wanted is not None and length + wanted > self.max_context:
-            raise PromptTooLong(
-                f"the prompt has {length} tokens and max_tokens={wanted}, together {length + wanted}; the context holds "
-                f"{self.max_context}: lower max_tokens to {self.max_context - length} or enlarge the context"
-            )
-        if max(request.token_ids) >= self.config.vocab_size or min(request.token_ids) < 0:
-            wrong = next(i for i in request.token_ids if not 0 <= i < self.config.vocab_size)
-            raise InvalidParameter(f"token id {wrong} is outside the vocabulary of {self.config.vocab_size}")
-        for token_id in check_vocabulary(request.params, self.config.vocab_size):
-            raise InvalidParameter(
-                f"token id {token_id} in logit_bias or stop_token_ids is outside the vocabulary of "
-                f"{self.config.vocab_size}"
-            )
-
-    def _count_blocks(self, num_blocks: int | None, cache_bytes: int | None) -> int:
-        """Blocks of the cache. Raises ``DoesNotFit``, or ``InvalidParameter`` if both sizes are given."""
-        config = self.config
-        check_kv_dtype(self.kv_dtype)
-        self._block_bytes = bytes_per_block(
-            config.num_hidden_layers, config.num_key_value_heads, config.head_dim, self.kv_dtype
-        )
-        needed = blocks_for(self.max_context)
-        if num_blocks is not None and cache_bytes is not None:
-            raise InvalidParameter("num_blocks and cache_bytes both give the cache's size; give one of them")
-        if cache_bytes is not None:
-            num_blocks = cache_bytes // self._block_bytes
-        if num_blocks is None:
-            num_blocks = needed + 1
-        if num_blocks < needed:
-            raise DoesNotFit(
-                f"a context of {self.max_context} tokens needs {_mib(needed * self._block_bytes)} of cache and "
-                f"{_mib(num_blocks * self._block_bytes)} were given; lower the context to "
-                f"{num_blocks * 64} or give the cache more"
-            )
-        available = hardware.memory().available
-        if num_blocks * self._block_bytes > available:
-            raise DoesNotFit(
-                f"a cache for {num_blocks * 64} tokens needs {_mib(num_blocks * self._block_bytes)} and "
-                f"{_mib(available)} are free; lower the context (about {available // self._block_bytes * 64} fit) "
-                "or use kv_dtype='q8'"
-            )
-        return num_blocks
-
-    def _warn_beyond_training(self) -> None:
-        trained = self.config.max_position_embeddings
-        if self.max_context > trained:
-            log.warning("a context of %d tokens is beyond the %d of the model's config", self.max_context, trained)
-
 
 def _finish_reason(sequence: Sequence, choice: Choice) -> FinishReason | None:
     if choice.error is not None:
@@ -343,17 +279,6 @@ def _output(
     )
 
 
-def _at_least_one(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidParameter(f"{name}={value!r} is impossible; it is a whole number from 1 on")
-
-
 def _set_threads(threads: int) -> None:
-    from importlib import import_module
-
-    _at_least_one("threads", threads)
+    limits.at_least_one("threads", threads)
     import_module("whimbrel._native").set_num_threads(threads)
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:,.0f} MiB"

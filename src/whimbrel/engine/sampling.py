@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from whimbrel.engine.request import SamplingParams, Sequence, TokenLogprob
+from whimbrel.engine.request import Sequence, TokenLogprob
 from whimbrel.errors import WhimbrelError
 from whimbrel.ops.sample import log_normalizer, top_logprobs
 
@@ -100,11 +100,6 @@ def token_logprobs(logits: npt.NDArray[np.float32], targets: Iterable[int], top:
         logprob = float(row[target]) - log_normalizer(row)
         scores.append(TokenLogprob(target, logprob, tuple(top_logprobs(row, top)) if top else ()))
     return scores
-
-
-def check_vocabulary(params: SamplingParams, vocab_size: int) -> Iterable[int]:
-    """The ids in ``params`` that the vocabulary doesn't have."""
-    return [i for i in (*params.logit_bias, *params.stop_token_ids) if i >= vocab_size]
 
 
 def _seen(sequence: Sequence, vocab_size: int) -> npt.NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 Every running sequence takes part in every step. Those that decode bring one token. Those that still read their prompt
 share ``prefill_chunk`` tokens: the shortest rest first, each at most an equal part of what is left, so that a short
 prompt doesn't wait for a long one. A waiting sequence is admitted, first come first served, when a row and blocks for
-all its tokens are free; one whose beginning is just being read by another waits until it can share that. When a decoding sequence needs a block and there is none, the one admitted last gives its
+all its tokens, and one more for everyone who runs, are free; one whose beginning is just being read by another waits until it can share that. When a decoding sequence needs a block and there is none, the one admitted last gives its
 blocks back and waits, first in line; its tokens are kept and read again later.
 """
 
@@ -98,7 +98,7 @@ class Scheduler:
             reuse = self._prefix_sharing and not needs_hidden
             if reuse and any(_is_reading_for(reader, sequence) for reader in self.running):
                 continue
-            if not self._cache.admit(sequence, reuse=reuse):
+            if not self._cache.admit(sequence, reuse=reuse, leave=len(self.running)):
                 assert self.running, "one sequence alone always fits"
                 return
             self.waiting.remove(sequence)
