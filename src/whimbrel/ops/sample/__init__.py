@@ -74,5 +74,5 @@ def log_normalizer(logits: npt.NDArray[np.float32]) -> float:
     """``log(sum(exp(logits)))``, terms in fp32, their sum in float64. Raises ``ValueError`` if the largest isn't finite."""
     largest = logits.max()
     if not np.isfinite(largest):
-        raise ValueError(f"can't sample: the largest of {logits.shape[0]} logits is {largest}; all forbidden, or a NaN")
+        raise ValueError(f"can't sample: none of {len(logits)} logits is finite, or one is a NaN")
     return float(largest) + float(np.log(np.exp(logits - largest).sum(dtype=np.float64)))

@@ -23,4 +23,6 @@ def run(
 ) -> tuple[int, float]:
     """Logits [V] fp32 to a token and its log probability."""
     token_id, logprob = _native.sample(logits, temperature, top_k, top_p, min_p, typical_p, uniform)
+    if token_id < 0:
+        raise ValueError(f"can't sample: none of {len(logits)} logits is finite, or one is a NaN")
     return token_id, logprob

@@ -26,9 +26,7 @@ def run(
     """Logits [V] to a token and its log probability."""
     scores = np.asarray(logits, dtype=np.float64)
     if not np.isfinite(scores.max()):
-        raise ValueError(
-            f"can't sample: the largest of {len(scores)} logits is {scores.max()}; all forbidden, or a NaN"
-        )
+        raise ValueError(f"can't sample: none of {len(scores)} logits is finite, or one is a NaN")
     token_id = int(scores.argmax())
     if temperature > 0:
         kept = keep_typical(keep_min_p(keep_top_p(keep_top_k(scores / temperature, top_k), top_p), min_p), typical_p)
