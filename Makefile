@@ -58,7 +58,7 @@ bench: build ## measure this machine against llama.cpp, as the README's table
 	$(BIN)/whimbrel bench -m $(MODEL) --context 512,2048,8192 --against llama.cpp
 
 docs: dev ## write docs/cli.md and docs/environment.md from the program itself
-	$(BIN)/python -m tests.structure.generate
+	$(BIN)/python docs/generate.py
 
 clean: ## remove what was built and installed here (not the models)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -70,7 +70,9 @@ def test_html_is_known_by_its_first_tag_or_its_name(tmp_path: Path) -> None:
 
 
 def test_pdf(tmp_path: Path) -> None:
-    assert read_document(document(tmp_path, "a.pdf", pdf("Hello there", "Second page"))) == "Hello there\n\nSecond page\n"
+    assert (
+        read_document(document(tmp_path, "a.pdf", pdf("Hello there", "Second page"))) == "Hello there\n\nSecond page\n"
+    )
 
 
 def test_pdf_pages_without_text_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from whimbrel import hardware
 from whimbrel.cli import options, terminal
 from whimbrel.cli.quantity import bytes_text, count_text
 from whimbrel.cli.shell import verb
@@ -22,7 +23,7 @@ def plan(
 
     From the configuration alone: the weights need not be here. Exit code 4 where it does not fit.
     """
-    from whimbrel.bench.bandwidth import read_bandwidth
+    from whimbrel.bench.bandwidth import MEMORY_BYTES, read_bandwidth
     from whimbrel.zoo.plan import plan
 
     found = plan(
@@ -31,7 +32,7 @@ def plan(
         weights=weights,
         kv_dtype=kv_dtype,
         offline=terminal.offline(),
-        bandwidth=read_bandwidth(),
+        bandwidth=read_bandwidth(min(MEMORY_BYTES, hardware.memory().available // 8)),
     )
     if json:
         terminal.result_json({"plan": asdict(found)})
