@@ -35,9 +35,10 @@ class ChatTemplate:
         """
         from jinja2 import TemplateError
 
+        template = self._template
         scope = {**self.special_tokens, "tools": None, "documents": None, **variables}
         try:
-            return self._template.render(
+            return template.render(
                 messages=[dict(message) for message in messages], add_generation_prompt=add_generation_prompt, **scope
             )
         except (TemplateError, TypeError, KeyError, ValueError) as error:

@@ -117,10 +117,9 @@ class Tokenizer:
             with self._lock:
                 self._backend.encode_special_tokens = not parse_special
                 ids = list(self._backend.encode(text, add_special_tokens=add_special).ids)
-        except UnicodeEncodeError as error:
-            raise InvalidParameter(
-                f"the text is not valid Unicode at character {error.start}; was it read from a file that is not UTF-8?"
-            ) from None
+        except (TypeError, UnicodeEncodeError):
+            _check_unicode(text)
+            raise
         return [*self._prefix, *ids, *self._suffix] if add_special else ids
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
@@ -186,6 +185,16 @@ class Tokenizer:
         if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
             return bytes.fromhex(name[3:5])
         return name.replace("▁", " ").encode()
+
+
+def _check_unicode(text: str) -> None:
+    """Raise where a text has a lone surrogate; the library only says that it wants a str."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidParameter(
+            f"the text is not valid Unicode at character {error.start}; was it read from a file that is not UTF-8?"
+        ) from None
 
 
 def _stand_ins() -> dict[str, int]:
