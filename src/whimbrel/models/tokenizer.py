@@ -124,11 +124,14 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Text of ids; bytes that are no UTF-8 become U+FFFD. ``skip_special`` leaves control tokens out."""
-        tokens = (id for id in ids if not (skip_special and id in self.special_ids))
-        raw = b"".join(map(self.token_bytes, tokens))
-        if self._space_prefix and raw.startswith(b" "):
-            raw = raw[1:]
-        return raw.decode("utf-8", "replace")
+        special = self.special_ids
+        tokens = [id for id in ids if not (skip_special and id in special)]
+        parts = [self.token_bytes(id) for id in tokens]
+        if self._space_prefix:
+            first = next((i for i, id in enumerate(tokens) if id not in special), None)
+            if first is not None:
+                parts[first] = parts[first].removeprefix(b" ")
+        return b"".join(parts).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for; control tokens give their name. Raises ``InvalidParameter``."""
