@@ -80,6 +80,13 @@ def test_a_stream_may_be_collected_in_the_middle_of_a_step(executor: NativeExecu
     assert executor.stats.running == 0 and executor.stats.blocks_used == 0
 
 
+def test_a_stream_that_another_thread_closed_ends(executor: NativeExecutor) -> None:
+    stream = executor.generate(request(4, max_tokens=50))
+    next(stream)
+    executor._abandon(stream._id, wait=True)
+    assert list(stream) == []
+
+
 def test_impossible_requests_are_refused_at_once(executor: NativeExecutor) -> None:
     with pytest.raises(PromptTooLong):
         executor.generate(request(3, max_tokens=1000))

@@ -10,6 +10,7 @@ are those of the model's own generation config, or else the defaults of ``Sampli
 
 import inspect
 import logging
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +34,8 @@ Prompt = str | Sequence[int] | Sequence[Message]
 
 OVERFLOWS = ("error", "truncate")
 
-REMEMBERED_CONVERSATIONS = 256
-"""Conversations whose ids are kept for their next turn; 8 bytes a token."""
+REMEMBERED_CONVERSATIONS = 64
+"""Conversations whose text and ids are kept for their next turn; about 8 bytes a token."""
 
 
 class LLM:
@@ -62,7 +63,7 @@ class LLM:
         self._overflow = overflow
         self._defaults = _defaults(opened.generation_config)
         self._stop_ids = _stop_ids(opened)
-        self._remembered: dict[str, tuple[int, ...]] = {}  # rendered conversation -> its ids; the oldest goes first
+        self._remembered: dict[str, array[int]] = {}  # rendered conversation -> its ids; the oldest goes first
 
     # --- text
 
@@ -284,7 +285,8 @@ class LLM:
         if completion.usage.truncated_tokens or not answer or completion.stop is not None:
             return
         raw = b"".join(map(self.tokenizer.token_bytes, answer))
-        self._remembered[prompt + raw.decode("utf-8", "replace")] = (*completion.prompt_token_ids, *answer)
+        text = prompt + raw.decode("utf-8", "replace")
+        self._remembered[text] = array("i", (*completion.prompt_token_ids, *answer))
         while len(self._remembered) > REMEMBERED_CONVERSATIONS:
             del self._remembered[next(iter(self._remembered))]
 

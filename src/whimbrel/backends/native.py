@@ -71,16 +71,19 @@ class NativeExecutor:
             raise UsageError("this model has been closed; load it again")
         return self._engine
 
-    def _advance(self, inbox: Inbox) -> None:
-        """Step the engine, unless someone else did and left something in ``inbox`` meanwhile."""
+    def _advance(self, id: int, inbox: Inbox) -> bool:
+        """Step the engine, unless someone else did and left something in ``inbox``; False if the request was stopped."""
         with self._lock:
             if inbox:
-                return
+                return True
             self._sweep()
+            if self._running() and id not in self._inboxes:
+                return False
             for output in self._running().step():
                 self._inboxes[output.request_id].append(output)
                 if output.finish_reason is not None:
                     del self._inboxes[output.request_id]
+            return True
 
     def _abandon(self, id: int, *, wait: bool) -> None:
         """Stop a request: now, or (if the lock is taken and we may not ``wait``) before the next step."""
@@ -117,7 +120,8 @@ class NativeSteps:
         if self._ended:
             raise StopIteration
         while not self._inbox:
-            self._executor._advance(self._inbox)
+            if not self._executor._advance(self._id, self._inbox):
+                raise StopIteration
         step = self._inbox.popleft()
         if step.finish_reason is not None:
             self._ended = True
