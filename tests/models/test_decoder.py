@@ -12,7 +12,7 @@ import pytest
 import torch
 from decoding import random_ids, reference_logits, step, torch_params
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from whimbrel.attention.dense_view import DenseView
 from whimbrel.models.folding import fold_to_llama
@@ -50,7 +50,7 @@ def peer_logits(folder: Any, ids: Any, dtype: torch.dtype) -> Any:
 @pytest.mark.parametrize(("scaling", "length"), [*((scaling, 131) for scaling in ROPE_SCALINGS), ("longrope", 300)])
 @pytest.mark.parametrize("family", PEER_FAMILIES)
 def test_logits_are_those_of_transformers(family: str, scaling: str, length: int, tmp_path: Path) -> None:
-    changes = {"rope_scaling": ROPE_SCALINGS[scaling]} if ROPE_SCALINGS[scaling] else {}
+    changes: dict[str, Any] = {"rope_scaling": ROPE_SCALINGS[scaling]} if ROPE_SCALINGS[scaling] else {}
     folder = tiny.write_checkpoint(tmp_path, family, **changes)
     config = tiny.config(family, **changes)
     ids = random_ids(length)
@@ -85,8 +85,7 @@ def test_mup_logits_are_those_of_transformers_on_the_folded_llama(tmp_path: Path
     ids = random_ids(131)
     peers = {}
     for dtype in (torch.float64, torch.float32):
-        config_class = LlamaForCausalLM.config_class
-        model = LlamaForCausalLM.from_pretrained(folder, config=config_class(**settings), dtype=dtype)
+        model = LlamaForCausalLM.from_pretrained(folder, config=LlamaConfig(**settings), dtype=dtype)
         with torch.no_grad():
             peers[dtype] = model(torch.from_numpy(ids)[None].long()).logits[0]
     actual = reference_logits(config, params, step((ids, 0)))

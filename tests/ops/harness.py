@@ -56,10 +56,11 @@ def dense_cache(arrays: dict[str, Any], dtype: torch.dtype) -> DenseView:
     """A dense cache with the ``keys`` and ``values`` of an attention case, rounded to ``dtype``."""
     keys, values = arrays["keys"], arrays["values"]
     cache = DenseView(*keys[0].shape[1:])
-    everything = SimpleNamespace(
+    everything: Any = SimpleNamespace(
         cu_seqlens=np.cumsum([0, *map(len, keys)]).astype(np.int32), kv_lengths=arrays["inputs"].kv_lengths
     )
-    cache.write(LAYER, *(torch.from_numpy(np.concatenate(part)).to(dtype) for part in (keys, values)), everything)  # type: ignore[arg-type]
+    flat = [torch.from_numpy(np.concatenate(part)).to(dtype) for part in (keys, values)]
+    cache.write(LAYER, flat[0], flat[1], everything)
     return cache
 
 

@@ -50,8 +50,8 @@ def attend_reference(arrays: dict[str, Any], dtype: torch.dtype) -> torch.Tensor
 
 
 def attend_native(arrays: dict[str, Any], kv_dtype: str) -> Any:
-    case_keys = arrays["keys"][0]
-    cache = native_cache(arrays["inputs"], *case_keys.shape[1:], kv_dtype)
+    groups, dim = arrays["keys"][0].shape[1:]
+    cache = native_cache(arrays["inputs"], groups, dim, kv_dtype)
     fill(cache, arrays["inputs"], arrays["keys"], arrays["values"])
     return run("attend", "native", attend_arguments(arrays), cache=cache)
 
@@ -152,7 +152,7 @@ def written(case: RotaryWriteCase, arrays: dict[str, Any], dtype: torch.dtype) -
     past = inputs.kv_lengths - np.diff(inputs.cu_seqlens)
     before = replace(inputs, kv_lengths=past, cu_seqlens=np.cumsum([0, *past]).astype(np.int32))
     zeros = torch.zeros(int(past.sum()), case.groups, case.dim, dtype=dtype)
-    cache.write(LAYER, zeros, zeros, before)  # type: ignore[arg-type]
+    cache.write(LAYER, zeros, zeros, before)
     return reference("rotary_write", arrays, dtype, cache=cache, layer=LAYER), cache
 
 

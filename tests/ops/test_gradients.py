@@ -84,13 +84,14 @@ def test_rotary_write_through_the_cache(case: Any) -> None:
 
     def function(qkv: Any, *norms: Any) -> Any:
         cache = DenseView(case.groups, case.dim)
-        cache.write(0, *[torch.zeros(sum(past), case.groups, case.dim, dtype=qkv.dtype)] * 2, earlier)  # type: ignore[arg-type]
+        zeros = torch.zeros(sum(past), case.groups, case.dim, dtype=qkv.dtype)
+        cache.write(0, zeros, zeros, earlier)
         options = dict(zip(("q_norm", "k_norm"), norms, strict=False))
         q = run("rotary_write", "reference", arrays | options, qkv=qkv, cache=cache, layer=0)
         stored = [part for sequence in range(len(past)) for part in cache.read(0, sequence, inputs)]
         return q, *stored
 
-    earlier = SimpleNamespace(cu_seqlens=np.cumsum([0, *past]), kv_lengths=np.array(past))
+    earlier: Any = SimpleNamespace(cu_seqlens=np.cumsum([0, *past]), kv_lengths=np.array(past))
     norms = [leaves(arrays[name]) for name in ("q_norm", "k_norm") if arrays[name] is not None]
     check(function, leaves(arrays.pop("qkv")), *norms)
 
