@@ -175,7 +175,7 @@ Extent extent_of(const float* x, int count) {
   float least = lanes[0];
   for (float lane : lanes) least = lane < least ? lane : least;
   const float most = vec::reduce_max(high);
-  return {least, most, most > -least ? most : -least, vec::reduce_add(nothing) == 0};
+  return {least, most, std::fabs(most > -least ? most : least), vec::reduce_add(nothing) == 0};
 }
 void encode(const float* x, int count, float min, float step, int zero, int least, int most, uint8_t* codes) {
   const F32 divisor = vec::splat(step), shift = vec::splat(min), centre = vec::splat(float(zero));
