@@ -15,6 +15,8 @@ from whimbrel.errors import FormatError, ModelNotFound, UnsupportedModel, Whimbr
 from whimbrel.formats import ggml_types
 from whimbrel.formats.gguf import GGUFFile, RawTensor, StringArray, write_gguf
 
+pytestmark = pytest.mark.usefixtures("packing")
+
 QUANTIZABLE = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 SUPER_BLOCKS = ("Q4_K", "Q5_K", "Q6_K")
 FLOATS = ("F32", "F16", "BF16")

@@ -11,6 +11,8 @@ from whimbrel.errors import FormatError, InvalidParameter
 from whimbrel.formats import packed
 from whimbrel.formats.packed import empty, empty_interleaved, pack, pack_rows, store_codes, to_bf16, to_float32
 
+pytestmark = pytest.mark.usefixtures("packing")
+
 QUANTIZED = [(layout, group, mins) for layout in ("q4", "q8") for group in (16, 32, 64, 128) for mins in (False, True)]
 FLOATS = [("f32", 0, False), ("f16", 0, False), ("bf16", 0, False)]
 

@@ -26,7 +26,17 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.errors import UnsupportedModel
-from whimbrel.formats.packed import PackedTensor, encode, store_codes, store_scales, store_words, to_float32
+from whimbrel.formats.packed import (
+    ROWS_PER_BLOCK,
+    PackedTensor,
+    encode,
+    native_errors,
+    native_packing,
+    store_codes,
+    store_scales,
+    store_words,
+    to_float32,
+)
 
 Bytes = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
@@ -86,8 +96,13 @@ def floats(kind: TensorType, raw: Bytes) -> Array:
 def repack(kind: TensorType, raw: Bytes, out: PackedTensor, blocks: slice) -> None:
     """Move rows of bytes ``uint8 [R, row bytes]`` into the given row blocks of ``out``.
 
-    ``out`` has the layout, group and mins that ``kind`` names. This is where a native version slots in.
+    ``out`` has the layout, group and mins that ``kind`` names.
     """
+    native = native_packing()
+    if native is not None and kind.layout:
+        with native_errors():
+            native.repack_gguf(kind.name, raw, out.handle, None, blocks.start * ROWS_PER_BLOCK)
+        return
     if kind.split is None:
         encode(floats(kind, raw), out, blocks)
         return
