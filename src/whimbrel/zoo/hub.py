@@ -35,8 +35,9 @@ def fetch_repository(
 ) -> Snapshot:
     """Bring what is needed to run ``repository`` into the Hub's cache. Raises ModelNotFound or DownloadError."""
     import huggingface_hub
+    from huggingface_hub import constants
 
-    offline = offline or bool(huggingface_hub.constants.HF_HUB_OFFLINE)
+    offline = offline or bool(constants.HF_HUB_OFFLINE)
     with _plain_errors(repository, revision):
         options: dict[str, Any] = {"revision": revision or None, "local_files_only": offline}
         patterns = list(_WANTED)

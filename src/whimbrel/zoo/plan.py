@@ -95,7 +95,7 @@ def plan(
     """
     described = describe(model, offline=offline)
     config, sizes = described.config, _sizes(described, weights)
-    context = context or config.max_position_embeddings
+    context = config.max_position_embeddings if context is None else context
     if context < 1:
         raise InvalidParameter(f"--context {context} is impossible; it is at least 1")
     per_block = bytes_per_block(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, kv_dtype)

@@ -1,0 +1,156 @@
+"""The interactive chat: with scripted lines, and once on a real terminal; Ctrl-C everywhere."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from whimbrel.backends.llm import LLM
+from whimbrel.cli.conversation import Conversation
+
+
+@pytest.fixture(scope="module")
+def llm(checkpoint: Path) -> Iterator[LLM]:
+    with LLM(checkpoint, context=512) as opened:
+        yield opened
+
+
+def talk(llm: LLM, *lines: str | type[BaseException], max_tokens: int | None = 4) -> Conversation:
+    """Say the lines, then end the input. An exception type is raised in the place of a line."""
+    left = iter([*lines, EOFError])
+
+    def read() -> str:
+        line = next(left)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    conversation = Conversation(llm, system=None, sampling={"max_tokens": max_tokens} if max_tokens else {})
+    conversation.run(read)
+    return conversation
+
+
+def roles(conversation: Conversation) -> Sequence[str]:
+    return [message["role"] for message in conversation._chat.messages]
+
+
+def test_turns_keep_the_cache(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    conversation = talk(llm, "hello there, how are you doing on this fine and long day of the year?", "", "  ", "again")
+    assert roles(conversation) == ["user", "assistant"] * 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "from the cache" in last and "wrote" in last
+
+
+def test_commands(llm: LLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "kept.json"
+    talk(llm, "/help", "hello", f"/save {file}", "/quit", "never said")
+    err = capsys.readouterr().err
+    assert "/load FILE" in err and "saved 2 messages" in err
+    assert len(json.loads(file.read_text())["messages"]) == 2
+    loaded = talk(llm, f"/load {file}", "and more")
+    assert roles(loaded) == ["user", "assistant"] * 2
+    assert roles(talk(llm, f"/load {file}", "/undo")) == []
+    assert roles(talk(llm, "hello", "/new")) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("/nonsense", "there is no /nonsense"),
+        ("/save", "needs the name of a file"),
+        ("/save /proc/nope/x", "can't be written"),
+        ("/load /absent", "can't be read"),
+        ("/load {damaged}", "no saved conversation"),
+        ("/load {other}", "no saved conversation"),
+        ("/undo", "nothing to take back"),
+    ],
+)
+def test_mistakes_lose_nothing(
+    llm: LLM, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, says: str
+) -> None:
+    (tmp_path / "damaged").write_text("{")
+    (tmp_path / "other").write_text("[1]")
+    prepared = line.format(damaged=tmp_path / "damaged", other=tmp_path / "other")
+    before = [] if line == "/undo" else ["hello"]
+    assert len(roles(talk(llm, *before, prepared))) == 2 * len(before)
+    assert says in capsys.readouterr().err
+
+
+def test_a_conversation_that_is_too_long_goes_on_after_new(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    conversation = talk(llm, "word " * 400, "/new", "hello")
+    assert "the context holds 512" in capsys.readouterr().err
+    assert roles(conversation) == ["user", "assistant"]
+
+
+def test_control_c_at_the_prompt_only_drops_the_line(llm: LLM) -> None:
+    assert roles(talk(llm, KeyboardInterrupt, "hello")) == ["user", "assistant"]
+
+
+def test_control_c_stops_the_answer_and_keeps_what_was_said(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from whimbrel.cli import terminal
+
+    written: list[str] = []
+
+    def write(text: str) -> None:
+        written.append(text)
+        if len(written) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(terminal, "write", write)
+    conversation = talk(llm, "hello", "/help", max_tokens=None)
+    assert roles(conversation) == ["user", "assistant"]
+    assert "(stopped)" in capsys.readouterr().err
+    assert conversation._chat.messages[1]["content"]
+
+
+def wait_for(terminal: int, text: bytes, seconds: float = 60) -> bytes:
+    """Read from a pseudo-terminal until ``text`` has come."""
+    seen, end = b"", time.monotonic() + seconds
+    while text not in seen:
+        assert time.monotonic() < end, seen
+        if select.select([terminal], [], [], 0.1)[0]:
+            seen += os.read(terminal, 4096)
+    return seen
+
+
+def test_on_a_terminal(model: str, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(tmp_path / "state"), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "whimbrel", "run", "-m", model, "-n", "600"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True)
+    os.close(theirs)
+    try:
+        wait_for(ours, b"Ctrl-D leaves")
+        wait_for(ours, b"\x1b[?2004h")  # the prompt takes input
+        os.write(ours, b"hello\r")
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)  # stops the answer, or, if it is already complete, nothing
+        os.write(ours, b"/help\r")
+        wait_for(ours, b"take the last question")
+        os.write(ours, b"/quit\r")
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert "hello" in (tmp_path / "state" / "whimbrel" / "history").read_text()
+
+
+def test_control_c_in_a_one_shot_answer(model: str) -> None:
+    command = [sys.executable, "-m", "whimbrel", "run", "-m", model, "-n", "1900", "hello"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors and errors.endswith(b"whimbrel: interrupted\n")
