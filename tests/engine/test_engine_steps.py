@@ -187,6 +187,8 @@ def test_impossible_requests_are_refused() -> None:
         engine.add(request([3], logit_bias={VOCAB_SIZE: 1.0}))
     with pytest.raises(InvalidParameter, match="max_sequences=0"):
         toy_engine(max_sequences=0)
+    with pytest.raises(InvalidParameter, match="max_context=0"):
+        toy_engine(max_context=0)
     with pytest.raises(InvalidParameter, match="one of them"):
         toy_engine(num_blocks=9, cache_bytes=10)
 

@@ -84,7 +84,7 @@ class Engine:
         one context.
         """
         self.config: ModelConfig = model.config
-        self.max_context = max_context or self.config.max_position_embeddings
+        self.max_context = self.config.max_position_embeddings if max_context is None else max_context
         self.max_sequences = max_sequences
         self.kv_dtype = kv_dtype
         self.prefix_sharing = prefix_sharing
