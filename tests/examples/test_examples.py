@@ -19,7 +19,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path: Path, checkpoint: Path) -> None:
-    text = path.read_text(encoding="utf-8").replace("context=8192", "context=16384")  # more tokens in the tiny vocabulary
+    text = path.read_text(encoding="utf-8").replace(
+        "context=8192", "context=16384"
+    )  # more tokens in the tiny vocabulary
     done = subprocess.run(
         [sys.executable, "-c", f"__file__ = {str(path)!r}\n{text}", str(checkpoint)],
         capture_output=True, text=True, timeout=120, check=False,

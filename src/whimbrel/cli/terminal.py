@@ -46,6 +46,8 @@ def configure(flags: Flags) -> Flags:
     )
     for noisy in ("httpx", "httpx2", "httpcore", "httpcore2", "filelock", "asyncio", "urllib3", "fsspec"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    if not flags.verbose:  # warns of each of its retries; what comes of them is said in one line
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return flags
 
 

@@ -8,6 +8,9 @@ A repository is taken as safetensors, or, where ``:quant`` was given or nothing 
 import errno
 import io
 import re
+import socket
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +45,7 @@ def fetch_repository(
         options: dict[str, Any] = {"revision": revision or None, "local_files_only": offline}
         patterns = list(_WANTED)
         if not offline:
+            _reach(constants.ENDPOINT, repository)
             names = huggingface_hub.HfApi().list_repo_files(repository, revision=revision or None)
             patterns = choose_files(repository, names, quant)
         elif quant:
@@ -94,6 +98,22 @@ def forget(repository: str, revision: str) -> int:
         strategy = huggingface_hub.scan_cache_dir().delete_revisions(revision)
         strategy.execute()
         return int(strategy.expected_freed_size)
+
+
+def _reach(endpoint: str, repository: str) -> None:
+    """Say so at once where nobody can be reached: the Hub's library would try for most of a minute first."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=10).close()
+    except urllib.error.HTTPError:
+        return
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, (ConnectionRefusedError, socket.gaierror, TimeoutError)):
+            raise DownloadError(
+                f"can't reach the Hub at {endpoint} for {repository} ({error.reason}); check the network, or set"
+                " HF_ENDPOINT to a mirror, and run the same command again"
+            ) from error
+    except OSError:
+        return  # a half-working network: the Hub's library says better what is wrong with it
 
 
 def _main_file(folder: Path, repository: str, quant: str) -> Path:
