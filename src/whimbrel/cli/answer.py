@@ -1,12 +1,10 @@
 """One answer on the terminal: a bar while the prompt is read, text as it comes, and one last line with the speeds."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from whimbrel import hardware
 from whimbrel.cli import terminal
-from whimbrel.cli.quantity import parse_quantity
 from whimbrel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,34 +19,24 @@ _SHOW_READING_FROM = 512
 """Shorter prompts are read before a bar could be seen."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelOptions:
-    """How a model is opened: the options of every verb that runs one."""
+def open_model(**flags: Any) -> "LLM":
+    """Find and load the model of the flags model, context, threads, weights, kv_dtype (None: see ``cli.settings``).
 
-    model: str | None
-    context: int | None
-    threads: int | None
-    weights: str | None
-    kv_dtype: str
+    Raises ModelNotFound, FormatError, UnsupportedModel, DoesNotFit or InvalidParameter.
+    """
+    from whimbrel.backends.llm import LLM
+    from whimbrel.cli.settings import filled
+    from whimbrel.zoo.store import resolve
 
-    def open(self) -> "LLM":
-        """Find and load it. Raises ModelNotFound, FormatError, UnsupportedModel, DoesNotFit or InvalidParameter."""
-        from whimbrel.backends.llm import LLM
-        from whimbrel.zoo.store import resolve
-
-        context = hardware.variable("WHIMBREL_CONTEXT")
-        return LLM(
-            resolve(self.model),
-            context=parse_quantity(context) if context and self.context is None else self.context,
-            threads=self.threads,
-            weights=self.weights,
-            kv_dtype=self.kv_dtype,
-        )
+    options = filled(flags)
+    return LLM(resolve(options.pop("model", None)), **options)
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """Only the options that somebody gave; the model's own generation config fills in the rest."""
-    return {key: value for key, value in options.items() if value is not None and value != []}
+def sampling_options(**flags: Any) -> dict[str, Any]:
+    """The options of an answer that somebody set; the model's own generation config fills in the rest."""
+    from whimbrel.cli.settings import filled
+
+    return filled(flags)
 
 
 def checked_text(text: str, what: str) -> str:

@@ -7,13 +7,13 @@ import typer
 
 from whimbrel.cli import options, terminal
 from whimbrel.cli.answer import (
-    ModelOptions,
     answer_tokens,
     as_json,
     checked_text,
-    given,
     last_line,
+    open_model,
     read_standard_input,
+    sampling_options,
     show_stream,
 )
 from whimbrel.cli.shell import verb
@@ -36,7 +36,7 @@ def ask(
     context: options.Context = None,
     threads: options.Threads = None,
     weights: options.Weights = None,
-    kv_dtype: options.KVDtype = "bf16",
+    kv_dtype: options.KVDtype = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
@@ -51,13 +51,16 @@ def ask(
     files, question = words[:-1], checked_text(words[-1], "the question")
     if not files:
         raise UsageError('no document was named; write: whimbrel ask FILE... "QUESTION"')
+    sampling = sampling_options(
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
+    )
     documents = [(name, _read(name)) for name in files]
-    llm = ModelOptions(model=model, context=context, threads=threads, weights=weights, kv_dtype=kv_dtype).open()
+    llm = open_model(model=model, context=context, threads=threads, weights=weights, kv_dtype=kv_dtype)
     messages = [{"role": "system", "content": system}] if system else []
     ids = llm.prompt_ids([*messages, {"role": "user", "content": reading_prompt(documents, question)}])
-    _check_length(llm, files, len(ids), max_tokens)
-    sampling = given(temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed)
-    stream = llm.stream_ids(ids, max_tokens=answer_tokens(llm, len(ids), max_tokens), **sampling)
+    _check_length(llm, files, len(ids), sampling.get("max_tokens"))
+    sampling["max_tokens"] = answer_tokens(llm, len(ids), sampling.get("max_tokens"))
+    stream = llm.stream_ids(ids, **sampling)
     completion = show_stream(stream, len(ids), quiet=json)
     if json:
         terminal.result_json({**as_json(completion, llm.source), "documents": files, "question": question})

@@ -18,7 +18,7 @@ def bench(
     against: Annotated[str, typer.Option("--against", help="llama.cpp or none.")] = "none",
     threads: options.Threads = None,
     weights: options.Weights = None,
-    kv_dtype: options.KVDtype = "bf16",
+    kv_dtype: options.KVDtype = None,
     repeats: Annotated[int, typer.Option("--repeats", help="Turns at each length; medians count.")] = 5,
     decode_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Tokens decoded after each prompt.")] = 64,
     json: options.Json = False,
@@ -38,7 +38,7 @@ def bench(
         repeats=repeats,
         decode_tokens=decode_tokens,
         weights=weights,
-        kv_dtype=kv_dtype,
+        kv_dtype=kv_dtype or "bf16",
         progress=terminal.note,
     )
     if json:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from whimbrel.cli import options, terminal
-from whimbrel.cli.answer import ModelOptions
+from whimbrel.cli.answer import open_model
 from whimbrel.cli.shell import app, verb
 
 group = typer.Typer(help="Measure how good a model is.", no_args_is_help=True, rich_markup_mode=None)
@@ -24,7 +24,7 @@ def ppl(
     windows: Annotated[int | None, typer.Option("--windows", help="Stop after this many.")] = None,
     threads: options.Threads = None,
     weights: options.Weights = None,
-    kv_dtype: options.KVDtype = "bf16",
+    kv_dtype: options.KVDtype = None,
     json: options.Json = False,
 ) -> None:
     """Perplexity of documents; lower is better.
@@ -35,7 +35,7 @@ def ppl(
     from whimbrel.formats.document import read_document
 
     text = "\n\n".join(read_document(path) for path in files)
-    llm = ModelOptions(model=model, context=window, threads=threads, weights=weights, kv_dtype=kv_dtype).open()
+    llm = open_model(model=model, context=window, threads=threads, weights=weights, kv_dtype=kv_dtype)
     ids, begin = llm.tokenize(text), llm.tokenizer.bos_token_id
     with terminal.progress("windows") as progress:
         found = perplexity(

@@ -38,7 +38,9 @@ Threads = Annotated[
 Weights = Annotated[
     str | None, typer.Option("--weights", help="Convert while loading: q4, q8, bf16 or f32.  [default: as stored]")
 ]
-KVDtype = Annotated[str, typer.Option("--kv-dtype", help="Keys and values in the cache: bf16 or q8.")]
+KVDtype = Annotated[
+    str | None, typer.Option("--kv-dtype", help="Keys and values in the cache: bf16 or q8.  [default: bf16]")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 System = Annotated[str | None, typer.Option("--system", "-s", help="System message before the conversation.")]
 MaxTokens = Annotated[

@@ -16,7 +16,7 @@ def plan(
     model: Annotated[str | None, typer.Argument(help="A model; it need not be here.")] = None,
     context: options.Context = None,
     weights: options.Weights = None,
-    kv_dtype: options.KVDtype = "bf16",
+    kv_dtype: options.KVDtype = None,
     json: options.Json = False,
 ) -> None:
     """Estimate memory and the speed limit.
@@ -30,7 +30,7 @@ def plan(
         model,
         context=context,
         weights=weights,
-        kv_dtype=kv_dtype,
+        kv_dtype=kv_dtype or "bf16",
         offline=terminal.offline(),
         bandwidth=read_bandwidth(min(MEMORY_BYTES, hardware.memory().available // 8)),
     )

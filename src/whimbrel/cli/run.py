@@ -7,13 +7,13 @@ import typer
 
 from whimbrel.cli import options, terminal
 from whimbrel.cli.answer import (
-    ModelOptions,
     answer_tokens,
     as_json,
     checked_text,
-    given,
     last_line,
+    open_model,
     read_standard_input,
+    sampling_options,
     show_stream,
 )
 from whimbrel.cli.shell import verb
@@ -28,7 +28,7 @@ def run(
     context: options.Context = None,
     threads: options.Threads = None,
     weights: options.Weights = None,
-    kv_dtype: options.KVDtype = "bf16",
+    kv_dtype: options.KVDtype = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -47,7 +47,8 @@ def run(
         text = None
     else:
         text = checked_text(read_standard_input() if prompt in {None, "-"} else str(prompt), "the prompt")
-    sampling = given(
+    sampling = sampling_options(
+        max_tokens=max_tokens,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -56,15 +57,16 @@ def run(
         seed=seed,
         stop=stop,
     )
-    llm = ModelOptions(model=model, context=context, threads=threads, weights=weights, kv_dtype=kv_dtype).open()
+    llm = open_model(model=model, context=context, threads=threads, weights=weights, kv_dtype=kv_dtype)
     if text is None:
         from whimbrel.cli.conversation import Conversation, terminal_reader
 
-        Conversation(llm, system=system, sampling={**sampling, **given(max_tokens=max_tokens)}).run(terminal_reader())
+        Conversation(llm, system=system, sampling=sampling).run(terminal_reader())
         return
     messages = [{"role": "system", "content": system}] if system else []
     ids = llm.prompt_ids(text if raw else [*messages, {"role": "user", "content": text}])
-    stream = llm.stream_ids(ids, max_tokens=answer_tokens(llm, len(ids), max_tokens), **sampling)
+    sampling["max_tokens"] = answer_tokens(llm, len(ids), sampling.get("max_tokens"))
+    stream = llm.stream_ids(ids, **sampling)
     completion = show_stream(stream, len(ids), quiet=json)
     if json:
         terminal.result_json(as_json(completion, llm.source))
