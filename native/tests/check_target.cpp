@@ -1,6 +1,5 @@
 // Compares every operation of one vec/ header with a scalar loop. Stands alone: no threads, no Python, so it also runs
-// under an emulator. Build it once per instruction set with -DWHIMBREL_VEC='"vec/NAME.h"' and that set's flags.
-// Prints one line and returns 0, or one line per difference and 1.
+// under an emulator. check.sh builds and runs it. Prints one line and returns 0, or one line per difference and 1.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
