@@ -33,9 +33,9 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.errors import FormatError, InvalidParameter
+from whimbrel.formats.memory import weight_memory
 
 ROWS_PER_BLOCK = 16
-ALIGNMENT = 64
 GROUPS = (16, 32, 64, 128)
 LAYOUTS = ("f32", "f16", "bf16", "q8", "q4")
 CHUNK_ELEMENTS = 1 << 18
@@ -117,15 +117,6 @@ def native_packing() -> Any | None:
     except ImportError:
         return None
     return _native
-
-
-def aligned_empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """Like ``numpy.empty``, at a multiple of 64 bytes: a 64-byte line of weights never straddles two cache lines."""
-    kind = np.dtype(dtype)
-    nbytes = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
-    offset = -raw.ctypes.data % ALIGNMENT
-    return raw[offset : offset + nbytes].view(kind).reshape(shape)
 
 
 def empty(layout: str, shape: tuple[int, int], group: int = 0, *, mins: bool = False) -> PackedTensor:
@@ -269,11 +260,11 @@ def _empty(layout: str, shape: tuple[int, int], group: int, mins: bool, copies: 
         "q8": ((k // 4, ROWS_PER_BLOCK, 4), np.uint8),
         "q4": ((k // 8, ROWS_PER_BLOCK, 4), np.uint8),
     }[layout]
-    codes = aligned_empty((blocks, copies, *tail), dtype)
+    codes = weight_memory((blocks, copies, *tail), dtype)
     quantized = layout in ("q4", "q8")
     scale_shape = (blocks, copies, k // group if quantized else 0, ROWS_PER_BLOCK)
-    scales = aligned_empty(scale_shape, np.float16) if quantized else None
-    bounds = aligned_empty(scale_shape, np.float16) if mins else None
+    scales = weight_memory(scale_shape, np.float16) if quantized else None
+    bounds = weight_memory(scale_shape, np.float16) if mins else None
 
     def view(whole: Array | None, i: int) -> Array | None:
         return None if whole is None else whole[:, i]
