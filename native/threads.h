@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace whimbrel {
@@ -21,7 +22,8 @@ class ThreadPool {
       for (int i = 0; i < tasks; ++i) task(i);
       return;
     }
-    dispatch(tasks, [](void* context, int i) { (*static_cast<std::remove_reference_t<Task>*>(context))(i); }, &task);
+    dispatch(tasks, [](void* context, int i) { (*static_cast<std::remove_reference_t<Task>*>(context))(i); },
+             const_cast<void*>(static_cast<const void*>(&task)));
   }
 
  private:
