@@ -2,6 +2,7 @@
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def test_pieces_never_overlap() -> None:
     with ThreadPoolExecutor(4) as pool:
         pieces = list(pool.map(slabs.take, sizes))
     spans = sorted((piece.ctypes.data, piece.ctypes.data + piece.nbytes) for piece in pieces)
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
     assert [piece.nbytes for piece in pieces] == sizes
 
 
