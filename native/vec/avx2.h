@@ -12,7 +12,8 @@ struct F32 { __m256 lo, hi; };   // 16 floats
 struct I32 { __m256i lo, hi; };  // 16 int32
 struct Line { __m256i lo, hi; }; // 64 bytes: 16 dwords of 4 bytes, or of 2 bf16
 
-// 16 registers: a row of accumulators takes two, so 4 x 1 leave eight for the line's halves and what is multiplied.
+// 16 registers: a row of accumulators takes two, so 4 x 1 leave eight for the line's halves and what is multiplied. Of 2,
+// 3, 4 and 6 rows, 4 is the fastest or within 5% of it for every layout (3072 x 576, 64 rows, one core).
 constexpr int kLinearRows = 4, kLinearBlocks = 1, kFloatRows = 4, kAttendRows = 4, kAttendVectors = 1;
 
 inline F32 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
