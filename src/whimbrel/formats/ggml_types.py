@@ -27,16 +27,16 @@ import numpy.typing as npt
 
 from whimbrel.errors import UnsupportedModel
 from whimbrel.formats.packed import (
-    ROWS_PER_BLOCK,
     PackedTensor,
     encode,
     native_errors,
     native_packing,
+    row_chunks,
     store_codes,
     store_scales,
     store_words,
-    to_float32,
 )
+from whimbrel.formats.rounding import to_float32
 
 Bytes = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
@@ -93,16 +93,22 @@ def floats(kind: TensorType, raw: Bytes) -> Array:
     return np.ascontiguousarray(raw).view({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[kind.name])
 
 
-def repack(kind: TensorType, raw: Bytes, out: PackedTensor, blocks: slice) -> None:
-    """Move rows of bytes ``uint8 [R, row bytes]`` into the given row blocks of ``out``.
+def repack(kind: TensorType, raw: Bytes, out: PackedTensor, row_order: npt.NDArray[np.intp] | None = None) -> None:
+    """Move a tensor's rows of bytes ``uint8 [N, row bytes]`` into ``out``, row ``row_order[i]`` to row ``i``.
 
-    ``out`` has the layout, group and mins that ``kind`` names.
+    ``out`` has the layout, group and mins that ``kind`` names. One native call for the whole tensor: its threads meet
+    once, not once per chunk (SmolLM2-135M: 69 ms of one core instead of 87).
     """
     native = native_packing()
     if native is not None and kind.layout:
         with native_errors():
-            native.repack_gguf(kind.name, raw, out.handle, None, blocks.start * ROWS_PER_BLOCK)
+            native.repack_gguf(kind.name, raw, out.handle, row_order)
         return
+    for first, last, blocks in row_chunks(out.shape):
+        _repack_rows(kind, raw[first:last] if row_order is None else raw[row_order[first:last]], out, blocks)
+
+
+def _repack_rows(kind: TensorType, raw: Bytes, out: PackedTensor, blocks: slice) -> None:
     if kind.split is None:
         encode(floats(kind, raw), out, blocks)
         return
