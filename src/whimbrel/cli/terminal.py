@@ -7,6 +7,7 @@ imported only when one is shown.
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from typing import Any
 
 SCHEMA_VERSION = 1
 """Of every ``--json`` output; goes up when a field changes its meaning or goes away."""
+
+_SHORT_SECONDS = 2.0
+"""Downloads and checks that end sooner get no line in a log."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,12 +148,14 @@ def _bar(unit: str) -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 def _lines(unit: str) -> Callable[[str, int, int | None], None]:
-    """For logs: a line when a thing starts and one at each quarter, so that a log shows life without being flooded."""
+    """For logs: a line for each quarter of what takes long, so that a log shows life without being flooded."""
     shown: dict[str, int] = {}
+    began: dict[str, float] = {}
 
     def show(what: str, done: int, total: int | None) -> None:
         quarter = 4 * done // total if total else 0
-        if shown.get(what, -1) < quarter:
+        now = time.monotonic()
+        if shown.get(what, -1) < quarter and (unit != "bytes" or now - began.setdefault(what, now) > _SHORT_SECONDS):
             shown[what] = quarter
             of = f" of {total:,}" if total else ""
             note(f"{what}: {done:,}{of} {unit}")
