@@ -26,12 +26,21 @@ class EngineSide:
 
     settings = (SETTING,)
 
-    def __init__(self, path: Path, *, threads: int, max_context: int, weights: str | None, kv_dtype: str) -> None:
-        """Load the model; raises as ``load_model`` and ``Engine`` do."""
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        max_context: int = 2048,
+        weights: str | None = None,
+        kv_dtype: str = "bf16",
+        implementation: str = "native",
+    ) -> None:
+        """Load the model; raises as ``load_model``, ``bind`` and ``Engine`` do."""
         self._model = load_model(path, weights=weights)
         self._engine = Engine(
             self._model,
-            ops=bind("native"),
+            ops=bind(implementation),
             max_context=max(max_context, WARM_UP + 8),
             max_sequences=1,
             kv_dtype=kv_dtype,

@@ -19,13 +19,14 @@ SETTINGS = {f"{weights} fa={fa}": (weights, bool(fa)) for weights in (FILE, Q4_0
 class LlamaCppSide:
     """A GGUF file in llama.cpp with each of ``SETTINGS``; both variants of the weights are loaded once."""
 
-    settings = tuple(SETTINGS)
-
-    def __init__(self, path: Path, *, threads: int, cache_folder: Path) -> None:
-        """Load the file and its requantization (made in ``cache_folder`` on first use)."""
+    def __init__(self, path: Path, *, threads: int, cache_folder: Path | None = None) -> None:
+        """Load the file, and its requantization if there is a ``cache_folder`` to make it in (on first use)."""
         self._threads = threads
-        paths = {FILE: path, Q4_0: llama_cpp.requantize(path, cache_folder)}
+        paths = {FILE: path}
+        if cache_folder is not None:
+            paths[Q4_0] = llama_cpp.requantize(path, cache_folder)
         self._models = {weights: llama_cpp.LlamaModel(path) for weights, path in paths.items()}
+        self.settings = tuple(name for name, (weights, _) in SETTINGS.items() if weights in self._models)
 
     def describe(self) -> Mapping[str, object]:
         """Version, features and batch sizes."""
@@ -100,5 +101,9 @@ def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 def likeliest(logprobs: npt.NDArray[np.float64], count: int) -> tuple[tuple[int, float], ...]:
     """The ``count`` largest of [V] with their indices, best first, the smaller index on ties."""
-    order = np.argsort(-logprobs, kind="stable")[:count]
+    if count == 0:
+        return ()
+    least = np.partition(logprobs, -count)[-count]
+    tokens = np.flatnonzero(logprobs >= least)
+    order = tokens[np.argsort(-logprobs[tokens], kind="stable")][:count]
     return tuple((int(token), float(logprobs[token])) for token in order)

@@ -27,7 +27,7 @@ CHECK = (
 
 def cmake_arguments(cpu_flags: frozenset[str]) -> list[str]:
     """CMake options for a processor with these flags (names as in Linux's /proc/cpuinfo)."""
-    arguments = ["-DGGML_NATIVE=ON"]
+    arguments = ["-DGGML_NATIVE=ON", "-DLLAVA_BUILD=OFF"]  # no images here, and a third less to compile
     if "amx_tile" in cpu_flags:
         arguments += [f"-DCMAKE_{language}_FLAGS=-include {HEADER}" for language in ("C", "CXX")]
     return arguments

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -91,11 +92,13 @@ class RemoteSide:
     def _call(self, method: str, *arguments: object) -> Any:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps([method, arguments]) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the answer says how it ended
-        return self._answer()
+            with suppress(BrokenPipeError):  # the answer says how it ended
+                self._process.stdin.write(json.dumps([method, arguments]) + "\n")
+                self._process.stdin.flush()
+            return self._answer()
+        except BaseException:
+            self._process.kill()  # or the next call would read this one's answer
+            raise
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
