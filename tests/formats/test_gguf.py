@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from whimbrel.errors import FormatError, ModelNotFound, UnsupportedModel, WhimbrelError
 from whimbrel.formats import ggml_types
-from whimbrel.formats.gguf import GGUFFile, RawTensor, StringArray, write_gguf
+from whimbrel.formats.gguf import GGUFFile
+from whimbrel.formats.gguf_header import StringArray
+from whimbrel.formats.gguf_writer import RawTensor, write_gguf
 
 pytestmark = pytest.mark.usefixtures("packing")
 

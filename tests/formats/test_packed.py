@@ -9,7 +9,9 @@ from hypothesis.extra import numpy as hnp
 
 from whimbrel.errors import FormatError, InvalidParameter
 from whimbrel.formats import packed
-from whimbrel.formats.packed import empty, empty_interleaved, pack, pack_rows, store_codes, to_bf16, to_float32
+from whimbrel.formats.packed import empty, empty_interleaved, pack, pack_rows, store_codes
+from whimbrel.formats.rounding import to_bf16, to_float32
+from whimbrel.formats.tiles import untile_scales
 
 pytestmark = pytest.mark.usefixtures("packing")
 
@@ -59,7 +61,7 @@ def test_rounding_is_at_most_half_a_step(layout: str, group: int, mins: bool) ->
     dense = matrix(37, 256)
     tensor = pack(dense, layout, group, mins=mins)
     assert tensor.scales is not None
-    steps = packed._untile_scales(tensor.scales)[:37].repeat(group, axis=1)
+    steps = untile_scales(tensor.scales)[:37].repeat(group, axis=1)
     reach = np.abs(dense).reshape(37, -1, group).max(-1).repeat(group, axis=1)
     # Half a step, and what an end of the range can miss because the fp16 scale was rounded down.
     allowed = np.abs(steps) * 0.5 + reach * 2.0**-10

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from whimbrel.errors import FormatError, ModelNotFound
-from whimbrel.formats.packed import to_bf16, to_float32
+from whimbrel.formats.rounding import to_bf16, to_float32
 from whimbrel.formats.safetensors import (
     INDEX_NAME,
     Checkpoint,

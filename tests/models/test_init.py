@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 
 from whimbrel.errors import DoesNotFit, UsageError
-from whimbrel.formats.packed import to_float32
+from whimbrel.formats.rounding import to_float32
 from whimbrel.formats.safetensors import Checkpoint
 from whimbrel.models.config import ModelConfig
 from whimbrel.models.init import CONTROL_TOKENS, hf_shapes, init_checkpoint

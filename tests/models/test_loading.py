@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from whimbrel.errors import FormatError, InvalidParameter, ModelNotFound, UnsupportedModel, WhimbrelError
-from whimbrel.formats.gguf import GGUFFile, RawTensor, write_gguf
+from whimbrel.formats.gguf import GGUFFile
+from whimbrel.formats.gguf_writer import RawTensor, write_gguf
 from whimbrel.formats.packed import PackedTensor, pack
 from whimbrel.models.exporting import export_gguf
 from whimbrel.models.loading import interleaved_rows, load_config, load_model, load_text_side

@@ -34,8 +34,9 @@ import numpy.typing as npt
 
 from whimbrel.errors import FormatError, InvalidParameter
 from whimbrel.formats.memory import weight_memory
+from whimbrel.formats.rounding import round_groups, to_bf16, to_float32
+from whimbrel.formats.tiles import ROWS_PER_BLOCK, tile, tile_scales, tile_words, untile, untile_scales
 
-ROWS_PER_BLOCK = 16
 GROUPS = (16, 32, 64, 128)
 LAYOUTS = ("f32", "f16", "bf16", "q8", "q4")
 CHUNK_ELEMENTS = 1 << 18
@@ -95,7 +96,7 @@ class PackedTensor:
 
     def _values(self, blocks: slice) -> npt.NDArray[np.float32]:
         """All rows of the given row blocks, in fp32."""
-        codes = _UNTILE[self.layout](self.codes[blocks])
+        codes = untile(self.layout, self.codes[blocks])
         if self.scales is None:
             return to_float32(codes)
         grouped = codes.astype(np.float32).reshape(len(codes), -1, self.group)
@@ -103,9 +104,9 @@ class PackedTensor:
             grouped -= np.float32(128)
         elif self.mins is None:
             grouped -= np.float32(8)
-        grouped *= _untile_scales(self.scales[blocks])[..., None]
+        grouped *= untile_scales(self.scales[blocks])[..., None]
         if self.mins is not None:
-            grouped += _untile_scales(self.mins[blocks])[..., None]
+            grouped += untile_scales(self.mins[blocks])[..., None]
         return grouped.reshape(codes.shape)
 
 
@@ -180,9 +181,8 @@ def encode(dense: Array, out: PackedTensor, blocks: slice) -> None:
         store_codes(to_float32(dense), out, blocks)
     else:
         values = to_float32(dense)
-        # Overflow, NaN and division by a scale of 0 are settled by _codes and store_scales.
-        with np.errstate(all="ignore"):
-            codes, scales, mins = _ROUND[out.layout, out.mins is not None](values.reshape(len(values), -1, out.group))
+        groups = values.reshape(len(values), -1, out.group)
+        codes, scales, mins = round_groups(groups, out.layout, mins=out.mins is not None)
         store_codes(codes.reshape(values.shape), out, blocks)
         store_scales(scales, mins, out, blocks)
 
@@ -198,13 +198,12 @@ def native_errors() -> Iterator[None]:
 
 def store_codes(codes: Array, out: PackedTensor, blocks: slice) -> None:
     """Tile codes ``[R, K]`` (one per weight: uint8, or the float layouts' own type) into row blocks of ``out``."""
-    _TILE[out.layout](_pad_rows(codes, _PADDING[out.layout]), out.codes[blocks])
+    tile(out.layout, codes, out.codes[blocks])
 
 
 def store_words(words: npt.NDArray[np.uint32], out: PackedTensor, blocks: slice) -> None:
     """Tile q4 or q8 codes that are already in the words of the layout: ``uint32 [R, K / 8]`` or ``[R, K / 4]``."""
-    fill = _PADDING[out.layout] * (0x11111111 if out.layout == "q4" else 0x01010101)
-    _tile_float(_pad_rows(words, fill), out.codes[blocks].view(np.uint32)[..., 0])
+    tile_words(out.layout, words, out.codes[blocks])
 
 
 def store_scales(scales: Array, mins: Array | None, out: PackedTensor, blocks: slice) -> None:
@@ -216,33 +215,13 @@ def store_scales(scales: Array, mins: Array | None, out: PackedTensor, blocks: s
         if source is None or target is None:
             continue
         with np.errstate(over="ignore"):
-            half = _pad_rows(source.astype(np.float16, copy=False), 0)
+            half = source.astype(np.float16, copy=False)
         if not np.isfinite(half).all():
             raise FormatError(
                 "a group of weights is not finite or exceeds what an fp16 scale can hold (65504 steps); "
                 "load this tensor as f32 or bf16"
             )
-        groups = half.shape[1]
-        target[blocks] = half.reshape(-1, ROWS_PER_BLOCK, groups).transpose(0, 2, 1)
-
-
-def to_float32(values: Array) -> npt.NDArray[np.float32]:
-    """float32, float16 or bf16 bits (uint16) to float32; exact."""
-    if values.dtype == np.uint16:
-        wide = values.astype(np.uint32)
-        wide <<= 16
-        return wide.view(np.float32)
-    return values.astype(np.float32, copy=False)
-
-
-def to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """float32 to bf16 bits, round to nearest even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    nan = np.isnan(values)
-    if nan.any():
-        rounded[nan] = ((bits[nan] >> 16) | 0x40).astype(np.uint16)
-    return rounded
+        tile_scales(half, target[blocks])
 
 
 def _chunk_rows(k: int) -> int:
@@ -293,106 +272,3 @@ def _check(layout: str, shape: tuple[int, int], group: int, mins: bool) -> None:
         raise InvalidParameter(
             f"layout {layout} with group {group} needs K to be a multiple of both 32 and {group}: {k}"
         )
-
-
-def _pad_rows(values: Array, fill: int) -> Array:
-    missing = -len(values) % ROWS_PER_BLOCK
-    if not missing:
-        return np.ascontiguousarray(values)
-    return np.concatenate([values, np.full((missing, values.shape[1]), fill, values.dtype)])
-
-
-# Rounding: float32 [R, K/g, g] -> codes uint8 of the same shape, scales and mins float [R, K/g].
-
-
-def _round_q4(values: npt.NDArray[np.float32]) -> tuple[Array, Array, Array | None]:
-    extreme = np.take_along_axis(values, np.abs(values).argmax(-1, keepdims=True), -1)
-    scales = _half(extreme / -8)
-    return _codes(values, scales, 8, 0, 15), scales[..., 0], None
-
-
-def _round_q4_mins(values: npt.NDArray[np.float32]) -> tuple[Array, Array, Array | None]:
-    mins = _half(values.min(-1, keepdims=True))
-    scales = _half((values.max(-1, keepdims=True) - mins) / 15)
-    return _codes(values - mins, scales, 0, 0, 15), scales[..., 0], mins[..., 0]
-
-
-def _round_q8(values: npt.NDArray[np.float32]) -> tuple[Array, Array, Array | None]:
-    scales = _half(np.abs(values).max(-1, keepdims=True) / 127)
-    return _codes(values, scales, 128, 1, 255), scales[..., 0], None
-
-
-def _round_q8_mins(values: npt.NDArray[np.float32]) -> tuple[Array, Array, Array | None]:
-    low, high = values.min(-1, keepdims=True), values.max(-1, keepdims=True)
-    mins = _half(low / 2 + high / 2)
-    scales = _half(np.maximum(high - mins, mins - low) / 127)
-    return _codes(values - mins, scales, 128, 1, 255), scales[..., 0], mins[..., 0]
-
-
-def _half(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """The nearest fp16 values, as float32."""
-    return values.astype(np.float16).astype(np.float32)
-
-
-def _codes(values: Array, scales: Array, zero: int, low: int, high: int) -> npt.NDArray[np.uint8]:
-    steps = np.where(scales == 0, np.float32(0), values / scales)
-    np.nan_to_num(steps, copy=False)
-    codes: npt.NDArray[np.uint8] = np.clip(np.rint(steps) + zero, low, high).astype(np.uint8)
-    return codes
-
-
-_ROUND = {
-    ("q4", False): _round_q4,
-    ("q4", True): _round_q4_mins,
-    ("q8", False): _round_q8,
-    ("q8", True): _round_q8_mins,
-}
-
-
-# Tiling: codes [R, K] with R a multiple of 16 <-> row blocks.
-
-
-def _tile_float(codes: Array, out: Array) -> None:
-    out[...] = codes.reshape(-1, ROWS_PER_BLOCK, codes.shape[1]).transpose(0, 2, 1)
-
-
-def _tile_bf16(codes: Array, out: Array) -> None:
-    # Pairs travel as one uint32: the transpose moves 4 bytes at a time.
-    _tile_float(codes.view(np.uint32), out.view(np.uint32)[..., 0])
-
-
-def _tile_q8(codes: Array, out: Array) -> None:
-    _tile_float(codes.view(np.uint32), out.view(np.uint32)[..., 0])
-
-
-def _tile_q4(codes: Array, out: Array) -> None:
-    quads = codes.view(np.uint32).reshape(len(codes), -1, 2)
-    _tile_float(quads[..., 0] | quads[..., 1] << 4, out.view(np.uint32)[..., 0])
-
-
-def _untile_float(codes: Array) -> Array:
-    blocks, k, rows = codes.shape
-    return np.ascontiguousarray(codes.transpose(0, 2, 1)).reshape(blocks * rows, k)
-
-
-def _untile_bf16(codes: Array) -> Array:
-    return _untile_float(codes.view(np.uint32)[..., 0]).view(np.uint16)
-
-
-def _untile_q8(codes: Array) -> Array:
-    return _untile_float(codes.view(np.uint32)[..., 0]).view(np.uint8)
-
-
-def _untile_q4(codes: Array) -> Array:
-    words = _untile_float(codes.view(np.uint32)[..., 0])
-    low_nibbles = np.uint32(0x0F0F0F0F)
-    return np.stack([words & low_nibbles, (words >> 4) & low_nibbles], axis=-1).reshape(len(words), -1).view(np.uint8)
-
-
-def _untile_scales(scales: Array) -> npt.NDArray[np.float32]:
-    return _untile_float(scales).astype(np.float32)
-
-
-_TILE = {"f32": _tile_float, "f16": _tile_float, "bf16": _tile_bf16, "q8": _tile_q8, "q4": _tile_q4}
-_UNTILE = {"f32": _untile_float, "f16": _untile_float, "bf16": _untile_bf16, "q8": _untile_q8, "q4": _untile_q4}
-_PADDING = {"f32": 0, "f16": 0, "bf16": 0, "q8": 128, "q4": 8}

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.errors import FormatError, InvalidParameter, UnsupportedModel
-from whimbrel.formats.gguf import write_gguf
-from whimbrel.formats.packed import to_bf16, to_float32
+from whimbrel.formats.gguf_writer import write_gguf
+from whimbrel.formats.rounding import to_bf16, to_float32
 from whimbrel.formats.safetensors import Checkpoint
 from whimbrel.models.config import ModelConfig
 from whimbrel.models.families import Family

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from whimbrel.errors import DoesNotFit, UsageError
-from whimbrel.formats.packed import to_bf16
+from whimbrel.formats.rounding import to_bf16
 from whimbrel.formats.safetensors import TensorSource, write_checkpoint
 from whimbrel.models.config import ModelConfig
 from whimbrel.models.families.family import CHATML

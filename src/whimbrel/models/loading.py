@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from whimbrel.errors import FormatError, InvalidParameter, ModelNotFound, UnsupportedModel
 from whimbrel.formats.gguf import GGUFFile
-from whimbrel.formats.packed import PackedTensor, empty, empty_interleaved, pack_rows, to_float32
+from whimbrel.formats.packed import PackedTensor, empty, empty_interleaved, pack_rows
+from whimbrel.formats.rounding import to_float32
 from whimbrel.formats.safetensors import Checkpoint
 from whimbrel.models.chat import ChatTemplate
 from whimbrel.models.config import ModelConfig
