@@ -43,9 +43,10 @@ test: dev ## structure tests first, then everything that needs no GPU and no pee
 	@$(BIN)/whimbrel pull --quiet $(MODEL) || echo "the real model is not here: tests that need it will be skipped"
 	$(BIN)/python -m pytest -q tests --ignore=tests/structure
 
-test-peers: dev ## compare with llama.cpp and transformers (compiles llama-cpp-python: long)
-	$(BIN)/python -m pip install --quiet --editable '.[peers]'
-	$(BIN)/python -m pytest -q tests -m peers
+test-peers: dev ## compare with llama.cpp (compiles it for this processor: long)
+	@$(BIN)/whimbrel pull --quiet $(MODEL)
+	$(BIN)/python -m whimbrel.bench.peer_build
+	$(BIN)/python -m pytest -q tests/peers -m peers
 
 check: dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
@@ -55,6 +56,7 @@ check: dev ## ruff, mypy --strict, import contracts
 
 bench: build ## measure this machine against llama.cpp, as the README's table
 	$(BIN)/whimbrel pull $(MODEL)
+	$(BIN)/python -m whimbrel.bench.peer_build
 	$(BIN)/whimbrel bench -m $(MODEL) --context 512,2048,8192 --against llama.cpp
 
 docs: dev ## write docs/cli.md and docs/environment.md from the program itself
