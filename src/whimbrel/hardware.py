@@ -4,7 +4,7 @@ Everything here respects the container: a process limited to 2 of 64 cores, or t
 Linux: the affinity mask, cgroup v2 (``cpu.max``, ``memory.max``) and v1 (``cpu.cfs_quota_us``,
 ``memory.limit_in_bytes``), ``/proc/meminfo``. Elsewhere the operating system's plain totals.
 This is the only module that reads a ``WHIMBREL_*`` variable; ``ENVIRONMENT`` lists them all (docs/environment.md is made
-from it). The native module reads ``WHIMBREL_ISA`` itself, once, when it is loaded.
+from it).
 """
 
 import math
@@ -98,8 +98,17 @@ def memory() -> Memory:
 
 
 def isa() -> str:
-    """The instruction set that the native kernels run with. Imports the native module."""
-    return str(import_module("whimbrel._native").isa())
+    """The instruction set that the native kernels run with, ``WHIMBREL_ISA`` where that is set.
+
+    Imports the native module. Raises InvalidParameter for one that this build or processor lacks.
+    """
+    native = import_module("whimbrel._native")
+    if asked := variable("WHIMBREL_ISA"):
+        try:
+            native.select_isa(asked)
+        except ValueError as error:
+            raise InvalidParameter(f"WHIMBREL_ISA={asked}: {error}; unset it or choose one of these") from error
+    return str(native.isa())
 
 
 def machine() -> Machine:

@@ -200,5 +200,15 @@ def test_an_output_that_nobody_reads(model: str) -> None:
     assert process.returncode == 1 and process.stderr == b""
 
 
+def test_an_instruction_set_can_be_chosen(program: Call, model: str) -> None:
+    words = ("run", "-m", model, "-n", 4, "--json", "hello")
+    plain = {**os.environ, "WHIMBREL_ISA": "baseline"}
+    assert json.loads(program(*words, env=plain).stdout)["usage"]["completion_tokens"] == 4
+    assert b"native kernels: baseline (of" in program("doctor", env=plain).stdout
+    wrong = program(*words, env={**os.environ, "WHIMBREL_ISA": "mmx"})
+    assert wrong.returncode == 2 and b"'mmx' was asked for; this build and processor have: " in wrong.stderr
+    assert program("doctor", env={**os.environ, "WHIMBREL_ISA": "mmx"}).returncode == 1
+
+
 def test_version_and_module(program: Call) -> None:
     assert program("--version").stdout.startswith(b"whimbrel 0.")

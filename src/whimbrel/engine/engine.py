@@ -94,6 +94,8 @@ class Engine:
         limits.warn_beyond_training(self.config, self.max_context)
         num_blocks = limits.count_blocks(self.config, self.max_context, kv_dtype, num_blocks, cache_bytes)
         native = ops.implementations.get("attend") == "native"
+        if native:
+            hardware.isa()  # switches the kernels to WHIMBREL_ISA
         if native and threads is not None:
             _set_threads(threads)
         store = (NativeStore if native else ArrayStore)(

@@ -41,8 +41,11 @@ def _native() -> Check:
             name="native kernels",
             found=f"not importable ({error}); install again with a C++ compiler: pip install --force-reinstall whimbrel",
         )
-    others = ", ".join(str(name) for name in getattr(native, "available_isas", list)())
-    return Check(mark="ok", name="native kernels", found=f"{hardware.isa()}" + (f" (of {others})" if others else ""))
+    others = ", ".join(native.available_isas())
+    try:
+        return Check(mark="ok", name="native kernels", found=f"{hardware.isa()} (of {others})")
+    except WhimbrelError as error:
+        return Check(mark="broken", name="native kernels", found=str(error))
 
 
 def _models() -> Check:
