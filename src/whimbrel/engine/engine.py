@@ -11,6 +11,7 @@ from importlib import import_module
 from time import perf_counter
 from typing import Any
 
+from whimbrel import hardware
 from whimbrel.engine import limits
 from whimbrel.engine.blocks import blocks_for
 from whimbrel.engine.cache import PagedCache
