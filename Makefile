@@ -40,7 +40,7 @@ demo: build ## answer a question from a document that ships here (fetches a 93 M
 
 test: dev ## structure tests first, then everything that needs no GPU and no peer program
 	$(BIN)/python -m pytest -q tests/structure
-	@$(BIN)/whimbrel pull --quiet $(MODEL) || echo "the real model is not here: tests that need it will be skipped"
+	@$(BIN)/whimbrel pull --quiet $(MODEL) >/dev/null || echo "the real model is not here: tests that need it will be skipped"
 	$(BIN)/python -m pytest -q tests --ignore=tests/structure
 
 test-peers: dev ## compare with llama.cpp (compiles it for this processor: long)
