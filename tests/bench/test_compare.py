@@ -112,4 +112,4 @@ def test_the_engine_on_a_tiny_model(tmp_path: Path) -> None:
     assert all(0 < row["whimbrel"]["min"] <= row["whimbrel"]["median"] <= row["whimbrel"]["max"] for row in rows)
     assert result["threads"] == 1
     assert result["isa"]
-    assert lines[-1] == "64 tokens: turn 2 of 2"
+    assert "64 tokens: turn 2 of 2" in lines

@@ -102,18 +102,23 @@ def measure(
         progress(f"comparing {GREEDY_TOKENS} greedy tokens and their scores")
         found = agreement(ours, peer)
         result["agreement"] = {**_rounded(asdict(found)), "agrees": found.agrees}
-        result["peer"] = dict(peer.describe())
-    engine = dict(ours.describe())
-    rows: list[dict[str, object]] = []
     for side in (ours, peer):
         for setting in side.settings if side is not None else ():
             assert side is not None
             side.warm_up(setting)
     prompts = random.Random(0)
-    for context in contexts:
-        tried, turns = _context(ours, peer, context, repeats, decode_tokens, vocab_size, prompts, progress)
-        rows += [_row(phase, context, tried, turns) for phase in PHASES]
-        rows[-1] |= _roofline(context + decode_tokens / 2, turns, engine)
+    taken = {
+        context: _context(ours, peer, context, repeats, decode_tokens, vocab_size, prompts, progress)
+        for context in contexts
+    }
+    progress("measuring how fast memory is read")
+    engine = dict(ours.describe())  # after the work, so that it knows the peak of memory
+    rows = []
+    for context, (tried, turns) in taken.items():
+        prefill, decode = (_row(phase, context, tried, turns) for phase in PHASES)
+        rows += [prefill, decode | _roofline(context + decode_tokens / 2, turns, engine)]
+    if peer is not None:
+        result["peer"] = dict(peer.describe())
     return {**result, "engine": engine, "rows": rows}
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from whimbrel.bench.bandwidth import MEMORY_BYTES, read_bandwidth
-from whimbrel.bench.record import ForeignLoad
+from whimbrel.bench.record import ForeignLoad, peak_memory
 from whimbrel.bench.side import Scores, Timing
 from whimbrel.engine import Engine
 from whimbrel.engine.request import Request, SamplingParams, StepOutput
@@ -49,7 +49,8 @@ class EngineSide:
         )
 
     def describe(self) -> Mapping[str, object]:
-        """Bytes that decoding one token reads, and how fast the engine's threads can read."""
+        """Peak memory so far, bytes that decoding one token reads, and how fast the engine's threads can read."""
+        peak = peak_memory()  # before the buffer of the read test
         config = self._engine.config
         block = bytes_per_block(
             config.num_hidden_layers, config.num_key_value_heads, config.head_dim, self._engine.kv_dtype
@@ -57,6 +58,7 @@ class EngineSide:
         weights = weight_bytes(self._model.params)
         return {
             "kv_dtype": self._engine.kv_dtype,
+            "peak_memory_bytes": peak,
             "weight_bytes_per_token": weights,
             "kv_bytes_per_token_of_context": block // 64,
             "read_bandwidth": read_bandwidth(MEMORY_BYTES),

@@ -80,6 +80,16 @@ class ForeignLoad:
         self.share = significant(max(0.0, busy - busy_before - own) / available)
 
 
+def peak_memory() -> int | None:
+    """Most bytes of memory that this process has held at a time; None where the system doesn't say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def significant(value: float) -> float:
     """``value`` with four significant digits: no measurement here is better than that."""
     return float(f"{value:.4g}")
