@@ -138,7 +138,7 @@ def test_perplexity(call: Call, model: str, tmp_path: Path) -> None:
         (["run", "--seed", "-4", "x"], 2, "seed=-4"),
         (["run", "-t", "0", "x"], 2, "threads=0"),
         (["run", "--kv-dtype", "q3", "x"], 2, "there are bf16, q8"),
-        (["run", "--weights", "q3", "x"], 2, "choose one of"),
+        (["run", "--weights", "q3", "x"], 2, "q3"),
         (["run", "-c", "900G", "x"], 4, "are free"),
         (["run", "-c", "zz", "x"], 2, "write 4096, 32k"),
         (["run", "-n", "5000", "x"], 2, "the context holds"),
@@ -175,6 +175,15 @@ def test_damaged_models(call: Call, home: Path, tmp_path: Path) -> None:
     (empty / "config.json").write_text('{"model_type": "mamba", "architectures": ["MambaForCausalLM"]}')
     refused = call("run", "-m", empty, "x")
     assert refused.exit_code == 1 and "mamba" in refused.stderr.lower()
+
+
+def test_weights_that_memory_can_not_hold(call: Call, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from whimbrel import hardware
+
+    tight = hardware.Memory(total=2_000_000, available=1_000_000, limited_by="cgroup")
+    monkeypatch.setattr(hardware, "memory", lambda: tight)
+    result = call("run", "-m", model, "hello")
+    assert result.exit_code == 4 and "--weights q4 makes them smaller" in result.stderr
 
 
 def test_debug_shows_the_traceback(call: Call, home: Path) -> None:

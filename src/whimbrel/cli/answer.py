@@ -26,10 +26,13 @@ def open_model(**flags: Any) -> "LLM":
     """
     from whimbrel.backends.llm import LLM
     from whimbrel.cli.settings import filled
+    from whimbrel.zoo.plan import refuse_too_large
     from whimbrel.zoo.store import resolve
 
     options = filled(flags)
-    return LLM(resolve(options.pop("model", None)), **options)
+    path = resolve(options.pop("model", None))
+    refuse_too_large(path, options.get("weights"))
+    return LLM(path, **options)
 
 
 def sampling_options(**flags: Any) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _bar(unit: str) -> Iterator[Callable[[str, int, int | None], None]]:
     )
     console = Console(stderr=True, no_color=bool(os.environ.get("NO_COLOR")))
     columns = [TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn()]
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bars:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int | None) -> None:

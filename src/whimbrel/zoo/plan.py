@@ -18,7 +18,7 @@ from typing import Any
 from whimbrel import hardware
 from whimbrel.engine.blocks import blocks_for
 from whimbrel.engine.store import bytes_per_block
-from whimbrel.errors import FormatError, InvalidParameter, ModelNotFound
+from whimbrel.errors import DoesNotFit, FormatError, InvalidParameter, ModelNotFound
 from whimbrel.models.config import ModelConfig
 from whimbrel.models.presets import PRESETS
 from whimbrel.zoo.catalog import DEFAULT_MODEL
@@ -137,6 +137,22 @@ def describe(model: str | None, *, offline: bool = False) -> Description:
     from whimbrel.zoo.hub import fetch_file
 
     return read_description(fetch_file(reference.repository, "config.json", reference.revision))
+
+
+def refuse_too_large(path: Path, weights: str | None) -> None:
+    """Raises DoesNotFit where the weights alone are larger than the free memory, before any of them is read."""
+    if path.is_dir() and weights is not None:
+        needed = _sizes(read_description(path), weights).weights
+    else:
+        files = path.glob("*.safetensors") if path.is_dir() else [path]
+        needed = sum(file.stat().st_size for file in files) if weights is None else 0
+    available = hardware.memory().available
+    if needed > available:
+        advice = "--weights q4 makes them smaller" if weights is None and path.is_dir() else "take a smaller model"
+        raise DoesNotFit(
+            f"the weights of {path.name} need {needed / 1e9:.1f} GB of memory and {available / 1e9:.1f} GB are free;"
+            f" {advice}, and `whimbrel plan` shows what fits"
+        )
 
 
 def read_description(path: Path) -> Description:
