@@ -12,7 +12,6 @@ import pytest
 import torch
 from decoding import random_ids, reference_logits, step, torch_params
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from whimbrel.attention.dense_view import DenseView
 from whimbrel.models.folding import fold_to_llama
@@ -42,7 +41,8 @@ ROPE_SCALINGS: dict[str, dict[str, Any]] = {
 
 
 def peer_logits(folder: Any, ids: Any, dtype: torch.dtype) -> Any:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
     with torch.no_grad():
         return model(torch.as_tensor(ids)[None].long()).logits[0]
 
@@ -76,6 +76,7 @@ def test_folding_the_mup_scalings_into_the_weights_changes_nothing(tied: bool) -
 
 def test_mup_logits_are_those_of_transformers_on_the_folded_llama(tmp_path: Path) -> None:
     """transformers has no MiniCPM4, but it has the Llama that it folds to."""
+    transformers = pytest.importorskip("transformers")
     config = tiny.config("minicpm")
     params = torch_params(config)
     _, folded = fold_to_llama(config, params)
@@ -85,7 +86,8 @@ def test_mup_logits_are_those_of_transformers_on_the_folded_llama(tmp_path: Path
     ids = random_ids(131)
     peers = {}
     for dtype in (torch.float64, torch.float32):
-        model = LlamaForCausalLM.from_pretrained(folder, config=LlamaConfig(**settings), dtype=dtype)
+        llama = transformers.LlamaConfig(**settings)
+        model = transformers.LlamaForCausalLM.from_pretrained(folder, config=llama, dtype=dtype)
         with torch.no_grad():
             peers[dtype] = model(torch.from_numpy(ids)[None].long()).logits[0]
     actual = reference_logits(config, params, step((ids, 0)))

@@ -19,12 +19,12 @@ def poisoned() -> Iterator[None]:
 
 @pytest.fixture
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The native ops use this instruction set (``harness.on_every_isa``), two threads, and are put back afterwards."""
+    """The native ops use this instruction set (``harness.on_every_isa``), one thread, and are put back afterwards."""
     from whimbrel import _native
 
     before = _native.isa(), _native.num_threads()
     _native.select_isa(request.param)
-    _native.set_num_threads(2)
+    _native.set_num_threads(1)
     yield request.param
     _native.select_isa(before[0])
     _native.set_num_threads(before[1])

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from harness import needs_native, on_every_isa
-from transformers.generation import logits_process as warpers
 
 from whimbrel.ops.dispatch import get
 from whimbrel.ops.sample import reference, top_logprobs
@@ -26,6 +25,7 @@ def run(impl: str, arguments: dict[str, Any], uniform: float) -> tuple[int, floa
 
 def peer_distribution(arguments: dict[str, Any]) -> Any:
     """Probabilities [V] after the warpers of transformers."""
+    warpers = pytest.importorskip("transformers.generation.logits_process")
     scores = torch.from_numpy(arguments["logits"].astype(np.float64))[None]
     chain: list[Any] = [warpers.TemperatureLogitsWarper(arguments["temperature"])]
     if 0 < arguments["top_k"]:
