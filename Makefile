@@ -13,7 +13,7 @@ content = $(shell find $(1) -type f -not -name '*.pyc' -exec cksum {} + 2>/dev/n
 BUILT := $(VENV)/.built-$(call content,pyproject.toml CMakeLists.txt native)
 LOCKED := $(VENV)/.locked-$(call content,requirements.lock)
 
-.PHONY: help build dev check test test-peers bench docs demo clean
+.PHONY: help build dev check test peers test-peers bench docs demo clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -43,10 +43,12 @@ test: dev ## structure tests first, then everything that needs no GPU and no pee
 	@$(BIN)/whimbrel pull --quiet $(MODEL) >/dev/null || echo "the real model is not here: tests that need it will be skipped"
 	$(BIN)/python -m pytest -q tests --ignore=tests/structure
 
-test-peers: dev ## compare with llama.cpp (compiles it for this processor: long)
-	@$(BIN)/whimbrel pull --quiet $(MODEL)
+peers: dev ## compile llama.cpp for this processor, as bench and test-peers want it (long, once)
 	$(BIN)/python -m whimbrel.bench.peer_build
-	$(BIN)/python -m pytest -q tests/peers -m peers
+
+test-peers: peers ## compare with llama.cpp and transformers
+	@$(BIN)/whimbrel pull --quiet $(MODEL) >/dev/null
+	$(BIN)/python -m pytest -q tests -m peers
 
 check: dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
@@ -54,8 +56,8 @@ check: dev ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: build ## measure this machine against llama.cpp, as the README's table
-	$(BIN)/whimbrel pull $(MODEL)
+bench: peers ## measure this machine against llama.cpp, as the README's table
+	@$(BIN)/whimbrel pull $(MODEL)
 	$(BIN)/python -m whimbrel.bench.peer_build
 	$(BIN)/whimbrel bench -m $(MODEL) --context 512,2048,8192 --against llama.cpp
 

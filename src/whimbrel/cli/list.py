@@ -1,6 +1,7 @@
 """``whimbrel list``: which models are here."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,7 +28,10 @@ def list_models(
             {"models": [asdict(record) for record in records], "catalog": [asdict(entry) for entry in known]}
         )
         return
-    rows = [(record.name, bytes_text(record.bytes), record.kind, record.source) for record in records]
+    rows = [
+        (record.name, bytes_text(record.bytes), record.kind if Path(record.path).exists() else "gone", record.source)
+        for record in records
+    ]
     rows += [
         (entry.name, "-", "not here", f"{entry.title}, {count_text(entry.parameters)} parameters") for entry in known
     ]
