@@ -19,9 +19,10 @@ from whimbrel.formats.gguf import GGUFFile
 from whimbrel.formats.gguf_writer import RawTensor, write_gguf
 from whimbrel.formats.packed import PackedTensor, pack
 from whimbrel.models.exporting import export_gguf
-from whimbrel.models.loading import interleaved_rows, load_config, load_model, load_text_side
+from whimbrel.models.loading import load_config, load_model, load_text_side
 from whimbrel.models.params import Params
-from whimbrel.models.rope import rope_table
+from whimbrel.models.rope import inverse_frequencies, rope_table
+from whimbrel.models.sources import interleaved_rows
 from whimbrel.testing import tiny
 
 
@@ -172,8 +173,6 @@ def test_frequency_factors_of_llama_3(tmp_path: Path) -> None:
     plain = export_gguf(tiny.write_checkpoint(tmp_path / "hf", "llama"), tmp_path / "plain.gguf")
     source = GGUFFile(plain)
     tensors: dict[str, Any] = {name: source.dequantize(name) for name in source.tensors}
-    from whimbrel.models.rope import inverse_frequencies
-
     llama3 = tiny.config("llama", rope_scaling=scaling)
     ratio = inverse_frequencies(tiny.config("llama").rope, 64, 1024, 300) / inverse_frequencies(
         llama3.rope, 64, 1024, 300

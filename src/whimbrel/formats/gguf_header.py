@@ -4,6 +4,7 @@ Magic ``GGUF``, version, number of tensors and of keys; the keys with typed valu
 (fastest first), type and offset. Every count is checked against the bytes that are left before memory is asked for.
 """
 
+import math
 import mmap
 import struct
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ class TensorInfo:
     @property
     def rows(self) -> int:
         """All dimensions but the last, multiplied."""
-        return int(np.prod(self.shape[:-1], dtype=np.int64))
+        return math.prod(self.shape[:-1])
 
 
 class StringArray(Sequence[str]):

@@ -7,6 +7,7 @@ nor leave holes, and a damaged file is a ``FormatError`` with file, tensor and r
 """
 
 import json
+import math
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -230,7 +231,7 @@ class TensorSource:
     @property
     def nbytes(self) -> int:
         """Bytes of the data."""
-        return DTYPES[self.dtype].itemsize * int(np.prod(self.shape, dtype=np.int64))
+        return DTYPES[self.dtype].itemsize * math.prod(self.shape)
 
 
 def as_source(name: str, array: Array) -> TensorSource:

@@ -7,7 +7,7 @@ The muP scalings are stored as the decoder uses them: ``residual_scale = scale_d
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,7 +134,6 @@ def _from_hf(data: Mapping[str, Any]) -> ModelConfig:
     unknown = tuple(sorted(set(data) - _READ_KEYS - _IGNORED_KEYS - family.extra_keys))
     if unknown:
         log.warning("config.json: not understood, and without effect here: %s", ", ".join(unknown))
-    eos = values.get("eos_token_id", ())
     return ModelConfig(
         model_type=family.model_type,
         vocab_size=_whole(values, "vocab_size"),
@@ -153,8 +152,8 @@ def _from_hf(data: Mapping[str, Any]) -> ModelConfig:
         scale_emb=_real(values, "scale_emb", 1.0),
         residual_scale=_real(values, "scale_depth", math.sqrt(layers)) / math.sqrt(layers),
         logit_scale=_real(values, "dim_model_base", hidden) / hidden,
-        bos_token_id=values.get("bos_token_id"),
-        eos_token_ids=tuple(eos) if isinstance(eos, list | tuple) else (eos,),
+        bos_token_id=next(iter(_token_ids(values, "bos_token_id")), None),
+        eos_token_ids=_token_ids(values, "eos_token_id"),
         unknown_keys=unknown,
     )
 
@@ -166,7 +165,7 @@ def _family(data: Mapping[str, Any]) -> Family:
         raise UnsupportedModel(
             f"config.json: model_type {model_type!r} is not supported; this build runs {', '.join(FAMILIES)}"
         )
-    named = data.get("architectures") or [family.architecture]
+    named = _list(data, "architectures") or [family.architecture]
     if family.architecture not in named:
         raise UnsupportedModel(
             f"config.json: architecture {', '.join(map(str, named))} is not supported; "
@@ -181,7 +180,7 @@ def _refuse(values: Mapping[str, Any], family: Family) -> None:
         "hidden_act": values.get("hidden_act", "silu") != "silu",
         "mlp_bias": bool(values.get("mlp_bias")),
         "use_sliding_window": bool(values.get("use_sliding_window")),
-        "layer_types": any(kind != "full_attention" for kind in values.get("layer_types", ())),
+        "layer_types": any(kind != "full_attention" for kind in _list(values, "layer_types")),
         "partial_rotary_factor": values.get("partial_rotary_factor", 1) != 1,
         # Biases of Llama checkpoints include one on o_proj; Qwen2's don't.
         "attention_bias": bool(values.get("attention_bias")) and not family.attention_bias,
@@ -205,6 +204,22 @@ def _whole(values: Mapping[str, Any], key: str, default: int | None = None) -> i
         found = "is missing" if value is None else f"is {_short(value)}"
         raise FormatError(f"config: {key} {found}, a positive whole number was expected")
     return value
+
+
+def _list(values: Mapping[str, Any], key: str) -> list[Any]:
+    value = values.get(key) or []
+    if not isinstance(value, list | tuple):
+        raise FormatError(f"config: {key} is {_short(value)}, a list was expected")
+    return list(value)
+
+
+def _token_ids(values: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    """No id, one, or a list of them."""
+    value = values.get(key)
+    ids = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+    if not all(isinstance(id, int) and not isinstance(id, bool) and id >= 0 for id in ids):
+        raise FormatError(f"config: {key} is {_short(value)}, token ids were expected")
+    return tuple(ids)
 
 
 def _real(values: Mapping[str, Any], key: str, default: float) -> float:
@@ -240,10 +255,7 @@ def _rope_from_hf(values: Mapping[str, Any]) -> RopeConfig:
 
 
 def _reals(values: Mapping[str, Any], key: str) -> tuple[float, ...]:
-    array = values.get(key, ())
-    if not isinstance(array, list | tuple):
-        raise FormatError(f"config: {key} is {_short(array)}, a list of numbers was expected")
-    return tuple(_real({key: value}, key, 0.0) for value in array)
+    return tuple(_real({key: value}, key, 0.0) for value in _list(values, key))
 
 
 def _to_hf(config: ModelConfig) -> dict[str, Any]:
@@ -289,7 +301,7 @@ def _tidy(value: float) -> float:
 
 def _from_gguf(metadata: Mapping[str, Any], tensors: frozenset[str]) -> ModelConfig:
     arch = metadata.get("general.architecture")
-    family = next((f for f in FAMILIES.values() if f.gguf_arch == arch), None)
+    family = next((f for f in FAMILIES.values() if isinstance(arch, str) and f.gguf_arch == arch), None)
     if family is None:
         known = ", ".join(f.gguf_arch for f in FAMILIES.values())
         raise UnsupportedModel(f"GGUF architecture {arch!r} is not supported; this build runs {known}")
@@ -303,7 +315,7 @@ def _from_gguf(metadata: Mapping[str, Any], tensors: frozenset[str]) -> ModelCon
         log.warning("GGUF: not understood, and without effect here: %s", ", ".join(unknown))
     return ModelConfig(
         model_type=family.model_type,
-        vocab_size=_whole(keys, "vocab_size", len(metadata.get("tokenizer.ggml.tokens", ())) or None),
+        vocab_size=_whole(keys, "vocab_size", _count(metadata.get("tokenizer.ggml.tokens")) or None),
         hidden_size=hidden,
         intermediate_size=_whole(keys, "feed_forward_length"),
         num_hidden_layers=layers,
@@ -317,13 +329,9 @@ def _from_gguf(metadata: Mapping[str, Any], tensors: frozenset[str]) -> ModelCon
         attention_bias="blk.0.attn_q.bias" in tensors or family.attention_bias,
         qk_norm=family.qk_norm,
         **_scales_from_gguf(keys, family, layers, hidden),
-        bos_token_id=metadata.get("tokenizer.ggml.bos_token_id"),
+        bos_token_id=next(iter(_token_ids(metadata, "tokenizer.ggml.bos_token_id")), None),
         eos_token_ids=tuple(
-            dict.fromkeys(
-                metadata[key]
-                for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
-                if key in metadata
-            )
+            dict.fromkeys(id for key in ("eos", "eot") for id in _token_ids(metadata, f"tokenizer.ggml.{key}_token_id"))
         ),
         unknown_keys=unknown,
     )
@@ -338,6 +346,10 @@ _GGUF_KEYS = frozenset({
     "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "vocab_size", "attention.sliding_window",
     "tensor_data_layout",
 })  # fmt: skip
+
+
+def _count(tokens: Any) -> int:
+    return len(tokens) if isinstance(tokens, Sequence) and not isinstance(tokens, str) else 0
 
 
 def _refuse_gguf(keys: Mapping[str, Any], family: Family) -> None:
@@ -361,13 +373,22 @@ def _scales_from_gguf(keys: Mapping[str, Any], family: Family, layers: int, hidd
     return {
         "scale_emb": _single(keys, "embedding_scale", 12.0),
         "residual_scale": _single(keys, "residual_scale", 1.4 / math.sqrt(layers)),
-        "logit_scale": 1 / _single(keys, "logit_scale", hidden / 256),
+        # What the file has is hidden_size / dim_model_base.
+        "logit_scale": 1 / _positive(keys, "logit_scale", hidden / 256),
     }
 
 
 def _single(keys: Mapping[str, Any], key: str, default: float) -> float:
     """A number that the file has in fp32, as the decimal that was meant: 1e-05 and not 9.999999747378752e-06."""
-    return float(str(np.float32(_real(keys, key, default))))
+    value = _real(keys, key, default)
+    return float(str(np.float32(value))) if abs(value) < 1e38 else value
+
+
+def _positive(keys: Mapping[str, Any], key: str, default: float) -> float:
+    value = _single(keys, key, default)
+    if value <= 0:
+        raise FormatError(f"config: {key} is {value}, a positive number was expected")
+    return value
 
 
 def _rope_from_gguf(keys: Mapping[str, Any]) -> RopeConfig:

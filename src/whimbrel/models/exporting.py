@@ -19,8 +19,9 @@ from whimbrel.formats.safetensors import Checkpoint
 from whimbrel.models.config import ModelConfig
 from whimbrel.models.families import Family
 from whimbrel.models.init import hf_shapes
-from whimbrel.models.loading import interleaved_rows, load_config, load_text_side
+from whimbrel.models.loading import load_config, load_text_side
 from whimbrel.models.rope import amplitude
+from whimbrel.models.sources import interleaved_rows
 
 Array = npt.NDArray[Any]
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from whimbrel.errors import UnsupportedModel
+from whimbrel.errors import FormatError, UnsupportedModel
 
 if TYPE_CHECKING:
     from whimbrel.models.config import ModelConfig
@@ -56,6 +56,18 @@ class RopeConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UnsupportedModel(f"rope scaling {self.kind!r} is not supported; this build knows {', '.join(KINDS)}")
+        positive = (self.factor, self.beta_fast, self.beta_slow, *self.short_factor, *self.long_factor)
+        if self.theta <= 1 or not all(value > 0 for value in positive):
+            raise FormatError(
+                f"rope parameters: theta {self.theta} must exceed 1, all factors and betas must be positive"
+            )
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise FormatError(
+                f"rope parameters: high_freq_factor {self.high_freq_factor} must exceed "
+                f"low_freq_factor {self.low_freq_factor}"
+            )
+        if self.original_max_position_embeddings is not None and self.original_max_position_embeddings < 2:
+            raise FormatError("rope parameters: original_max_position_embeddings must be at least 2")
 
 
 @dataclass(frozen=True, slots=True)
