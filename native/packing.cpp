@@ -250,11 +250,20 @@ bool round_chunk(const Weight& w, Source source, const uint8_t* from, int inputs
 
 // Lines: dword j of 16 rows lies together.
 
+// Lanes A .. D of x (0 .. 3) and y (4 .. 7).
+template <int A, int B, int C, int D>
+Word4 lanes_of(Word4 x, Word4 y) {
+#if defined(__clang__)
+  return __builtin_shufflevector(x, y, A, B, C, D);
+#else
+  return __builtin_shuffle(x, y, Word4{A, B, C, D});
+#endif
+}
 void transpose(Word4 (&x)[4]) {
-  const Word4 a = __builtin_shuffle(x[0], x[1], Word4{0, 4, 1, 5}), b = __builtin_shuffle(x[2], x[3], Word4{0, 4, 1, 5});
-  const Word4 c = __builtin_shuffle(x[0], x[1], Word4{2, 6, 3, 7}), d = __builtin_shuffle(x[2], x[3], Word4{2, 6, 3, 7});
-  x[0] = __builtin_shuffle(a, b, Word4{0, 1, 4, 5}), x[1] = __builtin_shuffle(a, b, Word4{2, 3, 6, 7});
-  x[2] = __builtin_shuffle(c, d, Word4{0, 1, 4, 5}), x[3] = __builtin_shuffle(c, d, Word4{2, 3, 6, 7});
+  const Word4 a = lanes_of<0, 4, 1, 5>(x[0], x[1]), b = lanes_of<0, 4, 1, 5>(x[2], x[3]);
+  const Word4 c = lanes_of<2, 6, 3, 7>(x[0], x[1]), d = lanes_of<2, 6, 3, 7>(x[2], x[3]);
+  x[0] = lanes_of<0, 1, 4, 5>(a, b), x[1] = lanes_of<2, 3, 6, 7>(a, b);
+  x[2] = lanes_of<0, 1, 4, 5>(c, d), x[3] = lanes_of<2, 3, 6, 7>(c, d);
 }
 // Row r of four dwords from `words(r, i)`, i counting dwords; writes `count` lines.
 template <class Words>
@@ -276,7 +285,7 @@ void store_codes(Layout layout, const CodeRow (&rows)[kRowsPerBlock], int inputs
   store_lines(lines, inputs / 8, [&](int r, int i) {
     // Eight inputs are two dwords of codes; the second goes above the first.
     const Word4 x = vec::read<Word4>(rows[r].codes + 8 * i), y = vec::read<Word4>(rows[r].codes + 8 * i + 16);
-    return __builtin_shuffle(x, y, Word4{0, 2, 4, 6}) | __builtin_shuffle(x, y, Word4{1, 3, 5, 7}) << 4;
+    return lanes_of<0, 2, 4, 6>(x, y) | lanes_of<1, 3, 5, 7>(x, y) << 4;
   });
 }
 // Returns whether all are finite.

@@ -116,9 +116,10 @@ inline F32 keep_where(F32 a, F32 b, F32 x) {
 inline Float4 exp2_4(Float4 x) {
   x = pick(x < four(-127.0f), four(-127.0f), x);  // so, a NaN stays
   x = pick(x > four(128.0f), four(128.0f), x);
-  const Int4 towards_zero = __builtin_convertvector(x, Int4);
-  const Int4 whole = towards_zero + (Int4)(__builtin_convertvector(towards_zero, Float4) > x);
-  const Float4 f = x - __builtin_convertvector(whole, Float4);
+  // Adding 1.5 * 2^23 leaves no bits for a fraction. Not a conversion: of a NaN it would be undefined.
+  const Float4 shifted = x + four(12582912.0f), nearest = shifted - four(12582912.0f);
+  const Int4 above = nearest > x, whole = (Int4)shifted - 0x4b400000 + above;
+  const Float4 f = x - nearest + (Float4)((Word4)above & 0x3f800000);
   Float4 p = four(1.8775767e-3f);
   p = p * f + four(8.9893397e-3f);
   p = p * f + four(5.5826318e-2f);
