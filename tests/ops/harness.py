@@ -105,7 +105,8 @@ def read_block(cache: Any, block: int, layer: int = LAYER) -> Any:
     keys = codes[:, :half].reshape(groups, dim // 2, BLOCK_SIZE, 2).transpose(2, 0, 1, 3)
     values = codes[:, half:].reshape(groups, BLOCK_SIZE // 2, dim, 2).transpose(1, 3, 0, 2)
     both = np.stack([keys.reshape(BLOCK_SIZE, groups, dim), values.reshape(BLOCK_SIZE, groups, dim)])
-    return both * scales.transpose(1, 2, 0)[..., None]
+    with np.errstate(over="ignore", invalid="ignore"):  # slots that nobody wrote hold anything
+        return both * scales.transpose(1, 2, 0)[..., None]
 
 
 def read_sequence(cache: Any, inputs: Any, sequence: int) -> Any:

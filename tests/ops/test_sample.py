@@ -41,11 +41,14 @@ def peer_distribution(arguments: dict[str, Any]) -> Any:
     return torch.softmax(scores, -1)[0].numpy()
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.ties], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES if not case.ties and ("temperature", 0.0) not in case.changes],
+    ids=lambda case: case.name,
+)
 def test_the_filters_keep_what_the_warpers_of_transformers_keep(case: SampleCase) -> None:
+    """Their warper refuses temperature 0, and sorts equals as it comes."""
     arguments = case.arrays()
-    if arguments["temperature"] == 0:
-        pytest.skip("their warper refuses temperature 0")
     cumulative = np.cumsum(peer_distribution(arguments))
     for uniform in UNIFORMS:
         expected = int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
