@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from whimbrel.attention.dense_view import DenseView
 from whimbrel.attention.inputs import AttentionInputs
 from whimbrel.formats.packed import pack
 from whimbrel.models.config import ModelConfig
+from whimbrel.models.loading import load_model
 from whimbrel.models.params import Params
 from whimbrel.ops import dispatch
 from whimbrel.testing import tiny
@@ -104,3 +106,18 @@ def test_threads_do_not_change_a_bit() -> None:
     _native.set_num_threads(before)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("activations", dispatch.ACTIVATIONS["native"])
+def test_the_real_model_is_as_good_as_the_precision_allows(smollm2: Path, activations: str) -> None:
+    """SmolLM2-135M has what random weights lack: an activation of 3,000 at the first position."""
+    model = load_model(smollm2)
+    text = (
+        "The whimbrel is a large wader. It breeds across much of subarctic North America and Europe, and winters south."
+    )
+    ids = np.array(model.tokenizer.encode(text, add_special=False, parse_special=False), np.int32)
+    inputs = step((ids, 0))
+    cache = Bf16View(model.config.num_key_value_heads, model.config.head_dim)
+    low = reference_logits(model.config, model.params, inputs, cache=cache, activations=activations)
+    exact = in_float64(model.config, model.params, inputs)
+    assert_as_good_as(native_logits(model.config, model.params, inputs, activations=activations), low, exact)
