@@ -33,7 +33,8 @@ def talk(llm: LLM, *lines: str | type[BaseException], max_tokens: int | None = 4
             return line
         raise line
 
-    conversation = Conversation(llm, system=None, sampling={"max_tokens": max_tokens} if max_tokens else {})
+    sampling = {"max_tokens": max_tokens} if max_tokens else {"ignore_eos": True}
+    conversation = Conversation(llm, system=None, sampling=sampling)
     conversation.run(read)
     return conversation
 
@@ -148,8 +149,18 @@ def test_on_a_terminal(model: str, tmp_path: Path) -> None:
     assert "hello" in (tmp_path / "state" / "whimbrel" / "history").read_text()
 
 
+ENDLESS = """
+from whimbrel.backends.llm import LLM
+from whimbrel.cli.main import main
+params = LLM.sampling_params
+LLM.sampling_params = lambda self, **sampling: params(self, **{**sampling, "ignore_eos": True})
+main()
+"""
+"""The program, with a model that never ends an answer by itself."""
+
+
 def test_control_c_in_a_one_shot_answer(model: str) -> None:
-    command = [sys.executable, "-m", "whimbrel", "run", "-m", model, "-n", "1900", "hello"]
+    command = [sys.executable, "-c", ENDLESS, "run", "-m", model, "-n", "1900", "hello"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout and process.stdout.read(1)
     process.send_signal(signal.SIGINT)

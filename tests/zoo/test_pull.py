@@ -22,6 +22,7 @@ from whimbrel.zoo.pull import pull
 from whimbrel.zoo.store import Store, resolve
 from whimbrel.zoo.wheel import extract
 
+METADATA = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
 MODEL = b"GGUF" + random.Random(3).randbytes(200_000)
 
 
@@ -30,7 +31,7 @@ def wheel_of(model: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("tiny_model/model.gguf", model)
-        archive.writestr("tiny_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+        archive.writestr("tiny_model-1.0.dist-info/METADATA", METADATA)
         archive.writestr(
             "tiny_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
@@ -61,8 +62,9 @@ def index(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """A package index on loopback with ``tiny-model``, the only one that pip knows; "tiny" is in the catalogue."""
     with FileServer().running() as site:
         name = "tiny_model-1.0-py3-none-any.whl"
-        page = f"<html><body><a href='{site.url}/{name}'>{name}</a></body></html>"
-        site.files |= {f"/{name}": WHEEL, "/simple/tiny-model/": page.encode()}
+        link = f"<a href='{site.url}/{name}' data-dist-info-metadata='true' data-core-metadata='true'>{name}</a>"
+        site.files |= {f"/{name}": WHEEL, f"/{name}.metadata": METADATA.encode()}
+        site.files["/simple/tiny-model/"] = f"<html><body>{link}</body></html>".encode()
         for variable in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_CERT"):
             monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -115,6 +117,15 @@ def test_an_interrupted_wheel_is_resumed(index: FileServer) -> None:
     index.cut_after = None
     pull("tiny")
     assert "Range" in index.requests[-1]
+
+
+def test_an_index_without_metadata_files(index: FileServer) -> None:
+    """pip then reads the wheel itself to know it; the model comes all the same."""
+    page = index.files["/simple/tiny-model/"]
+    for attribute in (b" data-dist-info-metadata='true'", b" data-core-metadata='true'"):
+        page = page.replace(attribute, b"")
+    index.files["/simple/tiny-model/"] = page
+    assert Path(pull("tiny").path).read_bytes() == MODEL
 
 
 def test_a_wrong_wheel_leaves_the_good_model(index: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
