@@ -64,10 +64,10 @@ class Tokenizer:
 
         return from_gguf(metadata)
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        """One more than the largest id."""
-        return self._backend.get_vocab_size(with_added_tokens=True)
+        """One more than the largest id; added tokens may leave a hole behind the vocabulary."""
+        return max(self._backend.get_vocab_size(with_added_tokens=True), max(self._added, default=-1) + 1)
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Ids of a text. ``add_special`` adds what the model expects around one (BOS); ``parse_special`` lets the
@@ -123,9 +123,8 @@ class Tokenizer:
 
     @cached_property
     def _bytes(self) -> list[bytes | None]:
-        """Bytes of tokens, filled on demand; ids may have holes, so the list is as long as the largest."""
-        size = max(self.vocab_size, max(self._added, default=-1) + 1)
-        return [None] * size
+        """Bytes of tokens, filled on demand."""
+        return [None] * self.vocab_size
 
     @cached_property
     def _byte_level(self) -> bool:
