@@ -79,4 +79,5 @@ def record(model_path: Path, peer: RemoteSide) -> Iterator[dict[str, Any]]:
     found["model"] = model_path.name
     yield found
     if os.environ.get("WRITE"):
-        RECORDED.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in sorted(found.items())]
+        RECORDED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
