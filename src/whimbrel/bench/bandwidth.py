@@ -13,4 +13,4 @@ def read_bandwidth(num_bytes: int = MEMORY_BYTES) -> float | None:
         from whimbrel import _native
     except ImportError:
         return None
-    return float(_native.read_bandwidth(num_bytes))
+    return float(f"{_native.read_bandwidth(num_bytes):.4g}")

@@ -35,10 +35,16 @@ def provenance() -> dict[str, object]:
     return {
         "whimbrel_version": whimbrel.__version__,
         "commit": commit(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "machine": asdict(hardware.machine()),
         "isa": instruction_set(),
     }
+
+
+def command() -> str:
+    """The command line of this process, the program by its name alone."""
+    program = Path(sys.argv[0])
+    return shlex.join([program.parent.name if program.name == "__main__.py" else program.name, *sys.argv[1:]])
 
 
 def commit() -> str | None:
