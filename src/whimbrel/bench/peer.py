@@ -39,10 +39,10 @@ class LlamaCppSide:
     def measure(self, setting: str, prompt: Sequence[int], decode: int) -> Timing:
         """See ``Side.measure``. The new tokens are given, not chosen, so no sampler's time is counted.
 
-        A fresh context is touched by one short run before the clock starts: its page faults are no work of the model.
+        A fresh context is touched by one full batch before the clock starts: its page faults are no work of the model.
         """
         with self._context(setting, len(prompt) + decode) as context:
-            context.feed(prompt[:64])
+            context.feed(prompt[: llama_cpp.N_UBATCH])
             context.clear()
             with ForeignLoad() as foreign:
                 start = time.perf_counter()
