@@ -103,6 +103,12 @@ def test_a_document_longer_than_the_context_is_refused_with_both_numbers(
     assert "beyond the 2,048 that this model was trained for" in beyond.stderr
 
 
+def test_a_forgotten_question(call: Call, model: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(DOCUMENT)
+    result = call("ask", "-m", model, tmp_path / "a.txt", tmp_path / "a.txt")
+    assert result.exit_code == 2 and "the last word is the question" in result.stderr
+
+
 def test_plan_init_ops_doctor(call: Call, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whimbrel.bench.bandwidth.read_bandwidth", lambda size: 1e10)
     planned = call("plan", "minicpm4-8b", "-c", "32k", "--weights", "q4", "--json")

@@ -51,6 +51,10 @@ def ask(
     files, question = words[:-1], checked_text(words[-1], "the question")
     if not files:
         raise UsageError('no document was named; write: whimbrel ask FILE... "QUESTION"')
+    if Path(question).is_file():
+        raise UsageError(
+            f'{question} is a file, and the last word is the question: whimbrel ask {" ".join(words)} "..."'
+        )
     sampling = sampling_options(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
     )
