@@ -103,6 +103,12 @@ def test_a_document_longer_than_the_context_is_refused_with_both_numbers(
     assert "beyond the 2,048 that this model was trained for" in beyond.stderr
 
 
+def test_a_question_longer_than_a_file_name(call: Call, model: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(DOCUMENT)
+    assert call("ask", "-m", model, "-n", 1, tmp_path / "a.txt", "why " * 100).exit_code == 0
+    assert call("run", "-m", "x" * 5000, "hello").exit_code == 2
+
+
 def test_a_forgotten_question(call: Call, model: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(DOCUMENT)
     result = call("ask", "-m", model, tmp_path / "a.txt", tmp_path / "a.txt")

@@ -1,5 +1,6 @@
 """``whimbrel ask``: a question about documents."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +52,7 @@ def ask(
     files, question = words[:-1], checked_text(words[-1], "the question")
     if not files:
         raise UsageError('no document was named; write: whimbrel ask FILE... "QUESTION"')
-    if Path(question).is_file():
+    if os.path.isfile(question):  # a Path would raise for a question longer than a file name
         raise UsageError(
             f'{question} is a file, and the last word is the question: whimbrel ask {" ".join(words)} "..."'
         )

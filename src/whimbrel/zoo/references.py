@@ -6,14 +6,17 @@
 - ./folder, /path/x.gguf     something that is here already
 """
 
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from whimbrel.errors import UsageError
 
 _HUB = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<quant>[\w.-]+))?(@(?P<revision>[\w./-]+))?", re.ASCII)
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
+
+_LONGEST = 200
+"""Records are files named like their models, and file names end at 255 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,8 +36,10 @@ def parse_reference(text: str) -> Reference:
         raise UsageError("the model's name is empty; `whimbrel list --all` shows the names there are")
     if re.match(r"[a-z][a-z0-9+]*://", text):
         return _url(text)
-    if text.startswith((".", "/", "~")) or "\\" in text or text.endswith(".gguf") or Path(text).exists():
+    if text.startswith((".", "/", "~")) or "\\" in text or text.endswith(".gguf") or os.path.exists(text):
         return Reference(text=text, kind="path")
+    if len(text) > _LONGEST:
+        raise UsageError(f"a model's name has at most {_LONGEST} characters, this one {len(text)}: {text[:40]}...")
     if match := _HUB.fullmatch(text):
         return Reference(text=text, kind="hub", **{key: value or "" for key, value in match.groupdict().items()})
     if _NAME.fullmatch(text):
