@@ -34,47 +34,61 @@ bool spin(Ready&& ready) {
   }
 }
 
+constexpr int kTaskBits = 20;
+constexpr uint64_t kTaskMask = (uint64_t(1) << kTaskBits) - 1;
+
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(0); });
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
 }
 
 ThreadPool::~ThreadPool() {
   quit_ = true;
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  round_.fetch_add(1, std::memory_order_release);
+  round_.notify_all();
   for (auto& worker : workers_) worker.join();
 }
 
-void ThreadPool::work(uint32_t seen) {
-  for (;;) {
-    auto arrived = [&] { return generation_.load(std::memory_order_acquire) != seen; };
+// Claims and runs one task of whatever round is current; false where there is none left.
+bool ThreadPool::run_one() {
+  const uint64_t ticket = ticket_.fetch_add(1, std::memory_order_acq_rel);
+  const uint64_t task = ticket & kTaskMask, tasks = (ticket >> kTaskBits) & kTaskMask;
+  if (task >= tasks) return false;
+  function_(context_, int(task));
+  done_.fetch_add(1, std::memory_order_release);
+  return true;
+}
+
+void ThreadPool::work() {
+  for (uint32_t seen = 0;;) {
+    const auto arrived = [&] { return round_.load(std::memory_order_acquire) != seen; };
     if (!spin(arrived)) {
       sleeping_.fetch_add(1);
-      while (!arrived()) generation_.wait(seen, std::memory_order_acquire);
+      while (!arrived()) round_.wait(seen, std::memory_order_acquire);
       sleeping_.fetch_sub(1);
     }
-    ++seen;
+    seen = round_.load(std::memory_order_acquire);
     if (quit_) return;
-    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < tasks_;) function_(context_, i);
-    active_.fetch_sub(1, std::memory_order_release);
+    while (run_one()) {
+    }
   }
 }
 
 void ThreadPool::dispatch(int tasks, Function function, void* context) {
-  tasks_ = tasks;
+  const std::lock_guard<std::mutex> lock(mutex_);
   function_ = function;
   context_ = context;
-  next_.store(0, std::memory_order_relaxed);
-  active_.store(int(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1);
-  if (sleeping_.load() > 0) generation_.notify_all();
-  for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < tasks;) function(context, i);
-  while (active_.load(std::memory_order_acquire) > 0) {
-    // Spin first; where the other thread lost its processor, let it have ours.
-    if (!spin([this] { return active_.load(std::memory_order_acquire) == 0; })) std::this_thread::yield();
+  done_.store(0, std::memory_order_relaxed);
+  const uint64_t round = round_.load(std::memory_order_relaxed) + 1;
+  ticket_.store(round << (2 * kTaskBits) | uint64_t(tasks) << kTaskBits, std::memory_order_release);
+  round_.store(uint32_t(round));
+  if (sleeping_.load() > 0) round_.notify_all();
+  while (run_one()) {
   }
+  const auto finished = [&] { return done_.load(std::memory_order_acquire) == uint32_t(tasks); };
+  // Spin first; where the other thread lost its processor in the middle of a task, let it have ours.
+  while (!spin(finished)) std::this_thread::yield();
 }
 
 }  // namespace whimbrel

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -15,7 +16,8 @@ class ThreadPool {
   ~ThreadPool();
   int size() const { return int(workers_.size()) + 1; }
 
-  // Runs task(i) for i in [0, tasks) on all threads, the caller's included, and returns when all are done.
+  // Runs task(i) for i in [0, tasks) on all threads, the caller's included, and returns when all are done. It waits for
+  // claimed tasks only: a worker that the operating system keeps off its processor delays nobody.
   template <class Task>
   void run(int tasks, Task&& task) {
     if (tasks <= 1 || workers_.empty()) {
@@ -29,15 +31,17 @@ class ThreadPool {
  private:
   using Function = void (*)(void*, int);
   void dispatch(int tasks, Function function, void* context);
-  void work(uint32_t seen);
+  bool run_one();
+  void work();
 
-  alignas(64) std::atomic<uint32_t> generation_{0};
-  alignas(64) std::atomic<int> next_{0};
-  alignas(64) std::atomic<int> active_{0};
+  // Round, number of its tasks, next task to claim, in one word: adding 1 claims a task of exactly that round.
+  alignas(64) std::atomic<uint64_t> ticket_{0};
+  alignas(64) std::atomic<uint32_t> done_{0};
+  alignas(64) std::atomic<uint32_t> round_{0};
   alignas(64) std::atomic<int> sleeping_{0};
-  int tasks_ = 0;
-  Function function_ = nullptr;
+  Function function_ = nullptr;  // of the current round; a claimed task keeps the round from ending
   void* context_ = nullptr;
+  std::mutex mutex_;  // one round at a time, where several Python threads compute
   std::atomic<bool> quit_{false};
   std::vector<std::thread> workers_;
 };

@@ -18,22 +18,51 @@ struct Split {
   const uint8_t* values[kSplitBlocks];  // [32][dim][2]
   const float* key_scales[kSplitBlocks];
   const float* value_scales[kSplitBlocks];
-  const uint8_t* next;  // keys of the split after this one, where it pays to fetch them early; else null
 };
 
-// Few rows wait for memory: the next 8 KiB are fetched while these are computed. The hardware's prefetchers do badly
-// here, since blocks lie scattered and a tile's load takes every fourth line.
-inline void fetch_ahead(const Split& split, int dim, int block) {
-  if (!split.next) return;
-  const size_t half = size_t(dim) * kBlockTokens * 2;
-  const uint8_t* keys = block + 1 < split.blocks ? split.keys[block + 1] : split.next;
-  for (size_t i = 0; i < half; i += 64) prefetch(split.values[block] + i), prefetch(keys + i);
-}
+// Reads the next split's blocks into the cache while this one is computed, a few lines at a time: few query rows wait
+// for memory, and the hardware's prefetchers do badly, since blocks lie scattered and a tile's load takes every fourth
+// line. In slices between the tiles and into the second-level cache, 20-22 GB/s became 23-25 of the 34 that two cores
+// read (SmolLM2 at 8K tokens, Granite Rapids); a whole block at once, or into the first level, gave nothing.
+struct Ahead {
+  const uint8_t* blocks[kSplitBlocks];
+  int count = 0, block = 0;
+  size_t offset = 0, block_bytes = 0;
+
+  void start(const KVPool& pool, int layer, int head, const int32_t* table, int first, int last) {
+    count = last - first < kSplitBlocks ? last - first : kSplitBlocks;
+    for (int b = 0; b < count; ++b) blocks[b] = pool.at(table[first + b], layer, head);
+    block = 0, offset = 0, block_bytes = pool.head_bytes;
+  }
+  void fetch(int lines) {
+    if (block >= count) return;
+    for (int i = 0; i < lines; ++i, offset += 64) __builtin_prefetch(blocks[block] + offset, 0, 2);
+    if (offset >= block_bytes) ++block, offset = 0;
+  }
+};
 
 // Partial or total result of one row: largest score, sum of exponentials, weighted sum of values (dim floats follow).
 struct Partial {
   float largest, sum;
   float* values;
+};
+
+// Query rows that meet a split together, and the room that it takes.
+struct Group {
+  const uint16_t* q;   // bf16 [rows][stride]
+  size_t stride;       // dim, rounded up to 32 and padded with zeros
+  int dim, rows;
+  const int* visible;  // [rows] tokens of the split that a row may see
+  float* scores;       // [rows][kSplitTokens]
+  uint16_t* weights;   // [rows][kSplitTokens]
+  Partial* out;        // [rows]
+  Ahead* ahead;        // null where many rows share the split
+
+  Group from(int row) const {
+    Group g = *this;
+    g.q += size_t(row) * stride, g.visible += row, g.out += row, g.rows -= row;
+    return g;
+  }
 };
 
 inline void expand_q8(const uint8_t* codes, size_t count, uint8_t* bf16) {
@@ -89,7 +118,7 @@ inline void softmax_row(const Split& split, float* scores, int visible, uint16_t
 
 // c[r][v] += a[r][0 .. 2 n) * b[n][...]: bf16 pairs, rows of b are row_bytes apart, v counts vectors of 16 columns.
 template <int R, int V>
-inline void multiply(const uint16_t* a, size_t a_stride, const uint8_t* b, size_t row_bytes, int n, F32 (&c)[R][V]) {
+inline void multiply(const uint16_t* a, size_t a_stride, const uint8_t* b, size_t row_bytes, int n, Ahead* ahead, F32 (&c)[R][V]) {
   for (int i = 0; i < n; ++i) {
     Line lines[V];
     for (int v = 0; v < V; ++v) lines[v] = load_line(b + size_t(i) * row_bytes + size_t(v) * 64);
@@ -101,56 +130,60 @@ inline void multiply(const uint16_t* a, size_t a_stride, const uint8_t* b, size_
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) c[r][v] = dot2(c[r][v], lines[v], pair);
     }
+    if (ahead) ahead->fetch(V);
   }
 }
 
 template <int R, int V>
-inline void score_columns(const Split& split, const uint16_t* q, size_t stride, int dim, int block, int column, float* scores) {
+inline void score_columns(const Split& split, const Group& group, int block, int column) {
   F32 c[R][V];
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) c[r][v] = zero();
-  multiply<R, V>(q, stride, split.keys[block] + column * 4, kBlockTokens * 4, dim / 2, c);
+  multiply<R, V>(group.q, group.stride, split.keys[block] + column * 4, kBlockTokens * 4, group.dim / 2, group.ahead, c);
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) store(scores + r * kSplitTokens + block * kBlockTokens + column + 16 * v, c[r][v]);
+    for (int v = 0; v < V; ++v) store(group.scores + r * kSplitTokens + block * kBlockTokens + column + 16 * v, c[r][v]);
 }
 
 template <int R, int V>
-inline void value_columns(const Split& split, const uint16_t* weights, int dim, int column, Partial* out) {
+inline void value_columns(const Split& split, const Group& group, int column) {
   F32 c[R][V];
+  const size_t row_bytes = size_t(group.dim) * 4;
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) c[r][v] = zero();
   for (int b = 0; b < split.blocks; ++b)
-    multiply<R, V>(weights + b * kBlockTokens, kSplitTokens, split.values[b] + size_t(column) * 4, size_t(dim) * 4, kBlockTokens / 2, c);
+    multiply<R, V>(group.weights + b * kBlockTokens, kSplitTokens, split.values[b] + size_t(column) * 4, row_bytes,
+                   kBlockTokens / 2, group.ahead, c);
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) store(out[r].values + column + 16 * v, c[r][v]);
+    for (int v = 0; v < V; ++v) store(group.out[r].values + column + 16 * v, c[r][v]);
 }
 
-// R rows against one split; scratch: scores [R][256] f32 and weights [R][256] bf16.
+inline void softmax_rows(const Split& split, const Group& group, int rows) {
+  for (int r = 0; r < rows; ++r)
+    softmax_row(split, group.scores + r * kSplitTokens, group.visible[r], group.weights + r * kSplitTokens, group.out[r]);
+}
+
+// The first R rows of a group against one split.
 template <int R>
-inline void attend_rows(const Split& split, const uint16_t* q, size_t stride, int dim, const int* visible, float* scores, uint16_t* weights, Partial* out) {
-  for (int b = 0; b < split.blocks; ++b) {
-    fetch_ahead(split, dim, b);
-    for (int c = 0; c < kBlockTokens; c += 16 * kAttendVectors)
-      score_columns<R, kAttendVectors>(split, q, stride, dim, b, c, scores);
-  }
-  for (int r = 0; r < R; ++r) softmax_row(split, scores + r * kSplitTokens, visible[r], weights + r * kSplitTokens, out[r]);
+inline void attend_rows(const Split& split, const Group& group) {
+  for (int b = 0; b < split.blocks; ++b)
+    for (int c = 0; c < kBlockTokens; c += 16 * kAttendVectors) score_columns<R, kAttendVectors>(split, group, b, c);
+  softmax_rows(split, group, R);
   int column = 0;
-  for (; column + 16 * kAttendVectors <= dim; column += 16 * kAttendVectors)
-    value_columns<R, kAttendVectors>(split, weights, dim, column, out);
-  for (; column < dim; column += 16) value_columns<R, 1>(split, weights, dim, column, out);
+  for (; column + 16 * kAttendVectors <= group.dim; column += 16 * kAttendVectors)
+    value_columns<R, kAttendVectors>(split, group, column);
+  for (; column < group.dim; column += 16) value_columns<R, 1>(split, group, column);
 }
 
 #include "attention_amx.inl"
 
 // Up to kMaxGroupRows rows against one split.
-inline void attend_group(const Split& split, const uint16_t* q, size_t stride, int dim, int rows, const int* visible, float* scores, uint16_t* weights, Partial* out) {
-  if (attend_group_amx(split, q, stride, dim, rows, visible, scores, weights, out)) return;
+inline void attend_group(const Split& split, const Group& group) {
+  if (attend_group_amx(split, group)) return;
   int r = 0;
-  for (; r + kAttendRows <= rows; r += kAttendRows)
-    attend_rows<kAttendRows>(split, q + size_t(r) * stride, stride, dim, visible + r, scores, weights, out + r);
+  for (; r + kAttendRows <= group.rows; r += kAttendRows) attend_rows<kAttendRows>(split, group.from(r));
   if (kAttendRows > 3)
-    for (; r + 3 <= rows; r += 3) attend_rows<3>(split, q + size_t(r) * stride, stride, dim, visible + r, scores, weights, out + r);
-  for (; r < rows; ++r) attend_rows<1>(split, q + size_t(r) * stride, stride, dim, visible + r, scores, weights, out + r);
+    for (; r + 3 <= group.rows; r += 3) attend_rows<3>(split, group.from(r));
+  for (; r < group.rows; ++r) attend_rows<1>(split, group.from(r));
 }
 
 // total = total (+) part
@@ -234,10 +267,10 @@ inline void attend_tile(const AttendArgs& args, const AttendTask& task, float* s
     tile.totals[r] = {kMinusInfinity, 0.0f, tile.total_values + size_t(r) * size_t(dim)};
     for (int d = 0; d < dim; d += 16) store(tile.totals[r].values + d, zero());
   }
+  Ahead ahead;
   for (int i = task.split; i < task.split_end; ++i) {
-    Split split = open_split(pool, args.layer, task.head, table, num_blocks, i, tile.room);
-    if (rows <= kMaxGroupRows && !pool.q8)
-      split.next = i + 1 < task.split_end ? pool.at(table[(i + 1) * kSplitBlocks], args.layer, task.head) : split.keys[0];
+    const Split split = open_split(pool, args.layer, task.head, table, num_blocks, i, tile.room);
+    ahead.start(pool, args.layer, task.head, table, (i + 1) * kSplitBlocks, i + 1 < task.split_end ? num_blocks : 0);
     for (int r = 0; r < rows; ++r) tile.visible[r] = task.first + r / group + offset + 1 - i * kSplitTokens;
     for (int r0 = 0; r0 < rows; r0 += kMaxGroupRows) {
       const int n = rows - r0 < kMaxGroupRows ? rows - r0 : kMaxGroupRows;
@@ -247,7 +280,8 @@ inline void attend_tile(const AttendArgs& args, const AttendTask& task, float* s
         if (shared) values = shared + (task.partials + size_t(i - task.split) * size_t(rows) + size_t(r0 + r)) * size_t(dim + 16) + 16;
         tile.parts[r].values = values;
       }
-      attend_group(split, tile.q + size_t(r0) * tile.stride, tile.stride, dim, n, tile.visible + r0, tile.scores, tile.weights, tile.parts);
+      attend_group(split, {tile.q + size_t(r0) * tile.stride, tile.stride, dim, n, tile.visible + r0, tile.scores,
+                           tile.weights, tile.parts, rows <= kMaxGroupRows ? &ahead : nullptr});
       for (int r = 0; r < n; ++r) {
         if (shared) tile.parts[r].values[-16] = tile.parts[r].largest, tile.parts[r].values[-15] = tile.parts[r].sum;
         else if (tile.visible[r0 + r] > 0) merge(tile.totals[r0 + r], tile.parts[r], dim);
@@ -293,7 +327,7 @@ inline void plan_sequence(const AttendArgs& args, int sequence, int threads, Att
   const int tile = 96 / group > 1 ? 96 / group : 1;
   if ((last - first) * group <= 64) {
     const int splits = (s.kv_lengths[sequence] + kSplitTokens - 1) / kSplitTokens;
-    const int wanted = (8 * threads) / (heads * s.count), pieces = wanted < 1 ? 1 : wanted < splits ? wanted : splits;
+    const int wanted = (4 * threads) / (heads * s.count), pieces = wanted < 1 ? 1 : wanted < splits ? wanted : splits;
     const size_t rows = size_t(last - first) * size_t(group);
     for (int h = 0; h < heads; ++h) {
       for (int p = 0; p < pieces; ++p) {

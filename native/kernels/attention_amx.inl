@@ -23,67 +23,79 @@ inline void end_attend_task() {
   attention_configured() = false;
 }
 
-// c[16 M][32] = sum over steps of a tiles times b tiles; `address` of a step gives both operands. N: column tiles, 1 or 2.
-template <int M, int N, class Step>
-inline void multiply_tiles(int steps, size_t a_stride, size_t b_stride, float* c, size_t c_stride, Step&& address) {
-  tile_zero<0>();
-  if (N > 1) tile_zero<1>();
-  if (M > 1) tile_zero<2>();
-  if (M > 1 && N > 1) tile_zero<3>();
+// c[16 M][16 N] = sum over steps of a tiles times b tiles; `address` of a step gives both operands.
+template <int M, int N, class Address>
+inline void multiply_tiles(int steps, size_t a_stride, size_t b_stride, float* c, size_t c_stride, Ahead* ahead, Address&& address) {
+  static_assert((M == 1 && N <= 4) || (M == 2 && N <= 2));
+  tile_zero<0>(), tile_zero<1>(), tile_zero<2>(), tile_zero<3>();
   for (int i = 0; i < steps; ++i) {
     const auto [a, b] = address(i);
     tile_load<4>(a, a_stride), tile_load<6>(b, b_stride), tile_dot_bf16<0, 4, 6>();
     if (N > 1) tile_load<7>(b + 64, b_stride), tile_dot_bf16<1, 4, 7>();
-    if (M > 1) tile_load<5>(a + 16 * a_stride, a_stride), tile_dot_bf16<2, 5, 6>();
-    if (M > 1 && N > 1) tile_dot_bf16<3, 5, 7>();
+    if (M == 1 && N > 2) tile_load<5>(b + 128, b_stride), tile_dot_bf16<2, 4, 5>();
+    if (M == 1 && N > 3) tile_load<6>(b + 192, b_stride), tile_dot_bf16<3, 4, 6>();
+    if (M == 2) tile_load<5>(a + 16 * a_stride, a_stride), tile_dot_bf16<2, 5, 6>();
+    if (M == 2 && N > 1) tile_dot_bf16<3, 5, 7>();
+    if (ahead) ahead->fetch(16 * N);
   }
   const size_t bytes = c_stride * 4;
+  float* third = M == 2 ? c + 16 * c_stride : c + 32;
   tile_store<0>(c, bytes);
   if (N > 1) tile_store<1>(c + 16, bytes);
-  if (M > 1) tile_store<2>(c + 16 * c_stride, bytes);
-  if (M > 1 && N > 1) tile_store<3>(c + 16 * c_stride + 16, bytes);
+  if (M == 2 || N > 2) tile_store<2>(third, bytes);
+  if ((M == 2 && N > 1) || N > 3) tile_store<3>(third + 16, bytes);
 }
 
 struct Operands {
   const uint8_t *a, *b;
 };
 
-template <int M>
-inline void attend_tiles(const Split& split, const uint16_t* q, size_t stride, int dim, int rows, const int* visible, float* scores, uint16_t* weights, Partial* out, float* values) {
-  const auto* qb = reinterpret_cast<const uint8_t*>(q);
-  const auto* wb = reinterpret_cast<const uint8_t*>(weights);
-  for (int b = 0; b < split.blocks; ++b) {
-    fetch_ahead(split, dim, b);
-    for (int c = 0; c < kBlockTokens; c += 32)
-      multiply_tiles<M, 2>(int(stride / 32), stride * 2, kBlockTokens * 4, scores + b * kBlockTokens + c, kSplitTokens, [&](int i) {
-        return Operands{qb + i * 64, split.keys[b] + i * 16 * kBlockTokens * 4 + c * 4};
-      });
-  }
-  for (int r = 0; r < rows; ++r) softmax_row(split, scores + r * kSplitTokens, visible[r], weights + r * kSplitTokens, out[r]);
-  for (int c = 0; c < dim; c += 32) {
-    const auto address = [&](int i) {
-      return Operands{wb + i * 64, split.values[i / 2] + size_t(i % 2) * 16 * size_t(dim) * 4 + size_t(c) * 4};
-    };
-    const size_t strides[3] = {kSplitTokens * 2, size_t(dim) * 4, size_t(dim)};
-    if (c + 32 <= dim) multiply_tiles<M, 2>(2 * split.blocks, strides[0], strides[1], values + c, strides[2], address);
-    else multiply_tiles<M, 1>(2 * split.blocks, strides[0], strides[1], values + c, strides[2], address);
-  }
+template <int M, int N>
+inline void score_tiles(const Split& split, const Group& group, int block, int column) {
+  const auto* q = reinterpret_cast<const uint8_t*>(group.q);
+  float* scores = group.scores + block * kBlockTokens + column;
+  multiply_tiles<M, N>(int(group.stride / 32), group.stride * 2, kBlockTokens * 4, scores, kSplitTokens, group.ahead, [&](int i) {
+    return Operands{q + i * 64, split.keys[block] + i * 16 * kBlockTokens * 4 + column * 4};
+  });
 }
 
-inline bool attend_group_amx(const Split& split, const uint16_t* q, size_t stride, int dim, int rows, const int* visible, float* scores, uint16_t* weights, Partial* out) {
+template <int M, int N>
+inline void value_tiles(const Split& split, const Group& group, int column, float* values) {
+  const auto* weights = reinterpret_cast<const uint8_t*>(group.weights);
+  const size_t row_bytes = size_t(group.dim) * 4;
+  multiply_tiles<M, N>(2 * split.blocks, kSplitTokens * 2, row_bytes, values + column, size_t(group.dim), group.ahead, [&](int i) {
+    return Operands{weights + i * 64, split.values[i / 2] + size_t(i % 2) * 16 * row_bytes + size_t(column) * 4};
+  });
+}
+
+// M * 16 rows, of which group.rows count; `values` takes [16 M][dim]. One panel of rows reads four tiles side by side:
+// whole 256-byte rows, in the order of memory. Two panels need the tiles for their results.
+template <int M>
+inline void attend_tiles(const Split& split, const Group& group, float* values) {
+  constexpr int N = M == 1 ? 4 : 2;
+  for (int b = 0; b < split.blocks; ++b)
+    for (int c = 0; c < kBlockTokens; c += 16 * N) score_tiles<M, N>(split, group, b, c);
+  softmax_rows(split, group, group.rows);
+  int c = 0;
+  for (; c + 16 * N <= group.dim; c += 16 * N) value_tiles<M, N>(split, group, c, values);
+  for (; c < group.dim; c += 16) value_tiles<M, 1>(split, group, c, values);
+}
+
+inline bool attend_group_amx(const Split& split, const Group& group) {
   static thread_local Scratch scratch;
   if (!attention_configured()) configure_attention(), attention_configured() = true;
-  float* values = reinterpret_cast<float*>(scratch.reserve(size_t(kMaxGroupRows) * size_t(dim) * 4));
-  if (rows > 16) attend_tiles<2>(split, q, stride, dim, rows, visible, scores, weights, out, values);
-  else attend_tiles<1>(split, q, stride, dim, rows, visible, scores, weights, out, values);
-  for (int r = 0; r < rows; ++r)
-    for (int d = 0; d < dim; d += 16) store(out[r].values + d, load(values + size_t(r) * size_t(dim) + d));
+  const size_t dim = size_t(group.dim);
+  float* values = reinterpret_cast<float*>(scratch.reserve(size_t(kMaxGroupRows) * dim * 4));
+  if (group.rows > 16) attend_tiles<2>(split, group, values);
+  else attend_tiles<1>(split, group, values);
+  for (int r = 0; r < group.rows; ++r)
+    for (size_t d = 0; d < dim; d += 16) store(group.out[r].values + d, load(values + size_t(r) * dim + d));
   return true;
 }
 
 #else
 
-inline bool attend_group_amx(const Split&, const uint16_t*, size_t, int, int, const int*, float*, uint16_t*, Partial*) { return false; }
+inline bool attend_group_amx(const Split&, const Group&) { return false; }
 inline void end_attend_task() {}
 
 #endif

@@ -3,9 +3,28 @@
 The wrappers themselves check nothing: they run two hundred times per token, and the C++ side checks shapes and dtypes.
 """
 
+import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+
+ALIGNED_ROWS = 8
+"""Rows from which an output is worth aligning: a microsecond once per op."""
+
+
+def empty(*shape: int) -> npt.NDArray[np.float32]:
+    """An uninitialised fp32 array; one of many rows starts on a cache line.
+
+    numpy aligns to 16 bytes. Then every 64-byte store of a kernel touches two lines, and neighbouring tasks on two
+    threads write to the same ones: reading a prompt of 2,048 tokens took a sixth longer.
+    """
+    if shape[0] < ALIGNED_ROWS:
+        return np.empty(shape, np.float32)
+    raw = np.empty(math.prod(shape) + 16, np.float32)
+    start = -raw.ctypes.data % 64 // 4
+    return raw[start : start + raw.size - 16].reshape(shape)
 
 
 def needs_float32(*arrays: Any) -> str | None:

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
 from whimbrel import _native
-from whimbrel.ops.native import needs_float32, needs_pool
+from whimbrel.ops.native import empty, needs_float32, needs_pool
 
 
 def why_not(q: Any, cache: Any) -> str | None:
@@ -16,6 +14,6 @@ def why_not(q: Any, cache: Any) -> str | None:
 def run(q: Any, inputs: Any, cache: Any, layer: int, *, scale: float) -> Any:
     """[T, H, D] fp32 to [T, H * D] fp32."""
     tokens, heads, dim = q.shape
-    out = np.empty((tokens, heads * dim), np.float32)
+    out = empty(tokens, heads * dim)
     _native.attend(q, inputs.cu_seqlens, inputs.kv_lengths, inputs.block_tables, cache.pool, layer, scale, out)
     return out

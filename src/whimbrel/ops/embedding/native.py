@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
 from whimbrel import _native
-from whimbrel.ops.native import needs_packed
+from whimbrel.ops.native import empty, needs_packed
 
 
 def why_not(table: Any) -> str | None:
@@ -15,6 +13,6 @@ def why_not(table: Any) -> str | None:
 
 def run(token_ids: Any, table: Any, *, scale: float = 1.0) -> Any:
     """Ids [T] int32 and table [V, K] to [T, K] fp32."""
-    out = np.empty((token_ids.shape[0], table.shape[1]), np.float32)
+    out = empty(token_ids.shape[0], table.shape[1])
     _native.embedding(token_ids, table.handle, scale, out)
     return out

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
 from whimbrel import _native
-from whimbrel.ops.native import needs_float32, needs_packed
+from whimbrel.ops.native import empty, needs_float32, needs_packed
 
 
 def why_not(x: Any, weight: Any) -> str | None:
@@ -15,6 +13,6 @@ def why_not(x: Any, weight: Any) -> str | None:
 
 def run(x: Any, weight: Any, residual: Any, *, scale: float = 1.0, activations: str = "int8") -> Any:
     """[T, K] fp32 and [T, N] fp32 to [T, N] fp32."""
-    out = np.empty(residual.shape, np.float32)
+    out = empty(*residual.shape)
     _native.linear_residual(x, weight.handle, residual, scale, activations == "bf16", out)
     return out

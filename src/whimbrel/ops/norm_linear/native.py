@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
 from whimbrel import _native
-from whimbrel.ops.native import needs_float32, needs_packed
+from whimbrel.ops.native import empty, needs_float32, needs_packed
 
 
 def why_not(x: Any, weights: tuple[Any, ...]) -> str | None:
@@ -24,7 +22,7 @@ def run(
     activations: str = "int8",
 ) -> Any:
     """[T, K] fp32 to [T, sum N] fp32."""
-    out = np.empty((x.shape[0], sum([weight.shape[0] for weight in weights])), np.float32)
+    out = empty(x.shape[0], sum([weight.shape[0] for weight in weights]))
     handles = tuple([weight.handle for weight in weights])
     _native.norm_linear(x, norm_weight, handles, eps, bias, scale, activations == "bf16", out)
     return out

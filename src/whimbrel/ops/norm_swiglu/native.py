@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
 from whimbrel import _native
-from whimbrel.ops.native import needs_float32, needs_packed
+from whimbrel.ops.native import empty, needs_float32, needs_packed
 
 
 def why_not(x: Any, weights: tuple[Any, ...]) -> str | None:
@@ -15,6 +13,6 @@ def why_not(x: Any, weights: tuple[Any, ...]) -> str | None:
 
 def run(x: Any, norm_weight: Any, gate: Any, up: Any, *, eps: float, activations: str = "int8") -> Any:
     """[T, K] fp32 to [T, F] fp32."""
-    out = np.empty((x.shape[0], gate.shape[0]), np.float32)
+    out = empty(x.shape[0], gate.shape[0])
     _native.norm_swiglu(x, norm_weight, gate.handle, up.handle, eps, activations == "bf16", out)
     return out

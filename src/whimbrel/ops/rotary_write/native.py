@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import numpy as np
-
 from whimbrel import _native
-from whimbrel.ops.native import needs_float32, needs_pool
+from whimbrel.ops.native import empty, needs_float32, needs_pool
 
 
 def why_not(qkv: Any, cache: Any) -> str | None:
@@ -26,7 +24,7 @@ def run(
 ) -> Any:
     """[T, (H + 2 G) D] fp32 to q [T, H, D] fp32; writes k and v into the pool's blocks."""
     dim = cache.head_dim
-    out = np.empty((qkv.shape[0], qkv.shape[1] // dim - 2 * cache.num_key_value_heads, dim), np.float32)
+    out = empty(qkv.shape[0], qkv.shape[1] // dim - 2 * cache.num_key_value_heads, dim)
     _native.rotary_write(
         qkv,
         rope.cos,
