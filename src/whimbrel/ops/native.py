@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-
 ALIGNED_ROWS = 8
 """Rows from which an output is worth aligning: a microsecond once per op."""
 
