@@ -46,6 +46,16 @@ class KVView(Protocol):
         ...
 
     @property
+    def num_key_value_heads(self) -> int:
+        """G"""
+        ...
+
+    @property
+    def head_dim(self) -> int:
+        """D"""
+        ...
+
+    @property
     def pool(self) -> Any:
         """The native kernels' handle of the blocks (``_native.KVPool``), or None where there is none."""
         ...
