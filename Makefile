@@ -13,7 +13,7 @@ content = $(shell find $(1) -type f -not -name '*.pyc' -exec cksum {} + 2>/dev/n
 BUILT := $(VENV)/.built-$(call content,pyproject.toml CMakeLists.txt native)
 LOCKED := $(VENV)/.locked-$(call content,requirements.lock)
 
-.PHONY: help build dev check test peers test-peers bench docs demo clean
+.PHONY: help build dev check test-native test-neon test peers test-peers bench docs demo clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -49,6 +49,12 @@ peers: dev ## compile llama.cpp for this processor, as bench and test-peers want
 test-peers: peers ## compare with llama.cpp and transformers
 	@$(BIN)/whimbrel pull --quiet $(MODEL) >/dev/null
 	$(BIN)/python -m pytest -q tests -m peers
+
+test-native: ## kernels of every x86-64 instruction set here against naive loops, without Python
+	native/tests/check.sh $$($(BIN)/python -c 'from whimbrel import _native; print(*_native.available_isas())')
+
+test-neon: ## the same for arm64, emulated (Debian: g++-aarch64-linux-gnu qemu-user-static)
+	native/tests/check.sh neon
 
 check: dev ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -41,6 +41,7 @@ std::vector<std::string> supported_targets() {
   if (bf16 && amx_available()) names.push_back("amx");
   if (bf16) names.push_back("avx512bf16");
   if (avx512) names.push_back("avx512");
+  if (avx2 && __builtin_cpu_supports("avxvnni")) names.push_back("avxvnni");
   if (avx2) names.push_back("avx2");
 #elif defined(__aarch64__) && defined(__linux__)
   if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) names.push_back("neon");

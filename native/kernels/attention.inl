@@ -9,7 +9,11 @@
 
 constexpr int kSplitTokens = kSplitBlocks * kBlockTokens;
 constexpr float kMinusInfinity = -1e30f;  // finite: inf - inf would be NaN
-constexpr int kMaxGroupRows = 32;         // query rows that meet a split together
+#ifdef WHIMBREL_AMX
+constexpr int kMaxGroupRows = 32;  // query rows that meet a split together: two tiles
+#else
+constexpr int kMaxGroupRows = 4 * kAttendRows;  // whole register tiles
+#endif
 
 // Keys and values of one split: bf16, with scales per token where the cache holds 8 bits.
 struct Split {

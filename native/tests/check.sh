@@ -1,5 +1,5 @@
 #!/bin/sh
-# check.sh NAME...: build and run both checks for instruction sets (baseline avx2 avx512 avx512bf16 amx neon).
+# check.sh NAME...: build and run both checks for instruction sets (baseline avx2 avxvnni avx512 avx512bf16 amx neon).
 # On x86-64, neon is cross-compiled and emulated: Debian's g++-aarch64-linux-gnu and qemu-user-static.
 set -eu
 cd "$(dirname "$0")/.."
@@ -25,6 +25,7 @@ for name in "$@"; do
   case $name in
     baseline) check baseline baseline "" ;;
     avx2) check avx2 avx2 "$avx2" ;;
+    avxvnni) check avxvnni avx2 "$avx2 -mavxvnni" ;;
     avx512) check avx512 avx512 "$avx512" ;;
     avx512bf16) check avx512bf16 avx512 "$avx512 -mavx512bf16" ;;
     amx) check amx avx512 "$avx512 -mavx512bf16 -mamx-tile -mamx-int8 -mamx-bf16 -DWHIMBREL_AMX" ;;
