@@ -50,14 +50,19 @@ ThreadPool::~ThreadPool() {
   for (auto& worker : workers_) worker.join();
 }
 
-// Claims and runs one task of whatever round is current; false where there is none left.
-bool ThreadPool::run_one() {
-  const uint64_t ticket = ticket_.fetch_add(1, std::memory_order_acq_rel);
-  const uint64_t task = ticket & kTaskMask, tasks = (ticket >> kTaskBits) & kTaskMask;
-  if (task >= tasks) return false;
-  function_(context_, int(task));
-  done_.fetch_add(1, std::memory_order_release);
-  return true;
+// Claims and runs tasks of whatever round is current until none is left. They are reported together, one atomic
+// addition instead of one per task; no other round can begin before that.
+void ThreadPool::run_claimed() {
+  for (uint32_t finished = 0;;) {
+    const uint64_t ticket = ticket_.fetch_add(1, std::memory_order_acq_rel);
+    const uint64_t task = ticket & kTaskMask, tasks = (ticket >> kTaskBits) & kTaskMask;
+    if (task >= tasks) {
+      if (finished > 0) done_.fetch_add(finished, std::memory_order_release);
+      return;
+    }
+    function_(context_, int(task));
+    ++finished;
+  }
 }
 
 void ThreadPool::work() {
@@ -70,8 +75,7 @@ void ThreadPool::work() {
     }
     seen = round_.load(std::memory_order_acquire);
     if (quit_) return;
-    while (run_one()) {
-    }
+    run_claimed();
   }
 }
 
@@ -84,8 +88,7 @@ void ThreadPool::dispatch(int tasks, Function function, void* context) {
   ticket_.store(round << (2 * kTaskBits) | uint64_t(tasks) << kTaskBits, std::memory_order_release);
   round_.store(uint32_t(round));
   if (sleeping_.load() > 0) round_.notify_all();
-  while (run_one()) {
-  }
+  run_claimed();
   const auto finished = [&] { return done_.load(std::memory_order_acquire) == uint32_t(tasks); };
   // Spin first; where the other thread lost its processor in the middle of a task, let it have ours.
   while (!spin(finished)) std::this_thread::yield();

@@ -31,7 +31,7 @@ class ThreadPool {
  private:
   using Function = void (*)(void*, int);
   void dispatch(int tasks, Function function, void* context);
-  bool run_one();
+  void run_claimed();
   void work();
 
   // Round, number of its tasks, next task to claim, in one word: adding 1 claims a task of exactly that round.
