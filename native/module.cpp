@@ -277,6 +277,7 @@ void rotary_write(const Floats& qkv, const Floats& cos, const Floats& sin, const
   require(qkv.size() == rows * width, "qkv must be [rows, (heads + 2 kv heads) * head_dim]");
   require(positions.size() == rows && layer >= 0 && layer < p.num_layers, "positions must be [rows], layer within the pool");
   require(cos.ndim() == 2 && cos.shape(1) == size_t(p.head_dim / 2) && sin.size() == cos.size(), "cos and sin must be [positions, head_dim / 2]");
+  require((!q_norm || q_norm->size() == size_t(p.head_dim)) && (!k_norm || k_norm->size() == size_t(p.head_dim)), "q_norm and k_norm must be [head_dim]");
   for (size_t i = 0; i < rows; ++i)
     require(positions.data()[i] >= 0 && size_t(positions.data()[i]) < cos.shape(0), "a position lies outside the rotary table");
   RotaryArgs args{qkv.data(), int(q_out.shape(1)), cos.data(), sin.data(), positions.data(),

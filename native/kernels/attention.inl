@@ -27,7 +27,7 @@ struct Split {
 // Reads the next split's blocks into the cache while this one is computed, a few lines at a time: few query rows wait
 // for memory, and the hardware's prefetchers do badly, since blocks lie scattered and a tile's load takes every fourth
 // line. In slices between the tiles and into the second-level cache, 20-22 GB/s became 23-25 of the 34 that two cores
-// read (SmolLM2 at 8K tokens, Granite Rapids); a whole block at once, or into the first level, gave nothing.
+// read (SmolLM2 at 8K tokens, Intel Xeon with AMX); a whole block at once, or into the first level, gave nothing.
 struct Ahead {
   const uint8_t* blocks[kSplitBlocks];
   int count = 0, block = 0;

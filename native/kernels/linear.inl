@@ -5,7 +5,7 @@
 // threads nor on the other rows of the batch.
 //
 // Decoding reads a row block as one stream: two at once reached 11 GB/s where one reaches 16-25 (one Zen 4 core,
-// K = 576). It prefetches 4 KiB ahead: SmolLM2's layers on two cores of a Granite Rapids come at 30, 34, 37 and 37 GB/s
+// K = 576). It prefetches 4 KiB ahead: SmolLM2's layers on two cores of an Intel Xeon with AMX come at 30, 34, 37 and 37 GB/s
 // with 1, 2, 4 and 8 KiB. From kLinearRows rows on it is compute-bound and takes two row blocks.
 
 // What a code of zero stands for, as a multiple to add: value = scale * code + this.

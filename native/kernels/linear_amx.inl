@@ -4,7 +4,7 @@
 // 32 inputs the int32 tile goes through memory to be scaled in fp32, with the very operations of tile_int8, so both
 // give the same bits. That scaling, not the tile product, is the bound: 64 vector operations per 8,192 products, where
 // the tile product itself would take a fifth of the time. With weights and rows in the cache 235 billion products a
-// second and core, the AVX-512 tile 130 (Granite Rapids, K = 576, 512 rows).
+// second and core, the AVX-512 tile 130 (Intel Xeon with AMX, K = 576, 512 rows).
 
 #ifdef WHIMBREL_AMX
 

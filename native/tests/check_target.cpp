@@ -250,13 +250,11 @@ void check_bf16() {
   uint16_t narrow[16], consecutive[32];
   vec::store_bf16(narrow, a.lanes());
   vec::store_bf16_line(consecutive, a.lanes(), b.lanes());
-  const Bytes pairs = bytes(vec::bf16_pairs(a.lanes(), b.lanes()));
   for (int i = 0; i < 16; ++i) {
     const unsigned first = to_bf16(a.at[i]), second = to_bf16(b.at[i]);
     same("store_bf16", i, narrow[i], first);
     same("store_bf16_line", i, consecutive[i], first);
     same("store_bf16_line", i + 16, consecutive[i + 16], second);
-    same("bf16_pairs", i, dword(pairs, i), first | second << 16);
   }
   int8_t small[32];
   for (int8_t& x : small) x = int8_t(word());

@@ -212,11 +212,6 @@ inline __m256 byte_lanes_8(__m256i x, int i) {
 }
 // Byte i of each dword as float.
 inline F32 byte_lanes(Line x, int i) { return {byte_lanes_8(x.lo, i), byte_lanes_8(x.hi, i)}; }
-// Interleaves two rounded halves: pair j = (bf16(even[j]), bf16(odd[j])).
-inline Line bf16_pairs(F32 even, F32 odd) {
-  return {_mm256_or_si256(narrow_bf16(even.lo), _mm256_slli_epi32(narrow_bf16(odd.lo), 16)),
-          _mm256_or_si256(narrow_bf16(even.hi), _mm256_slli_epi32(narrow_bf16(odd.hi), 16))};
-}
 // 32 consecutive floats to 32 consecutive bf16.
 inline void store_bf16_line(uint16_t* p, F32 lo, F32 hi) { store_bf16(p, lo), store_bf16(p + 16, hi); }
 // 32 int8 as 32 bf16, exact.

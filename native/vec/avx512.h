@@ -116,13 +116,6 @@ inline Line nibble_pairs(Line x, int i) {
 inline F32 byte_lanes(Line x, int i) {
   return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(x.v, unsigned(8 * i)), _mm512_set1_epi32(255)))};
 }
-// Interleaves two rounded halves: pair j = (bf16(even[j]), bf16(odd[j])).
-inline Line bf16_pairs(F32 even, F32 odd) {
-  alignas(64) uint16_t a[16], b[16], out[32];
-  store_bf16(a, even), store_bf16(b, odd);
-  for (int i = 0; i < 16; ++i) out[2 * i] = a[i], out[2 * i + 1] = b[i];
-  return load_line(out);
-}
 // 32 consecutive floats to 32 consecutive bf16.
 inline void store_bf16_line(uint16_t* p, F32 lo, F32 hi) {
 #ifdef __AVX512BF16__

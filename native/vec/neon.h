@@ -240,12 +240,6 @@ inline F32 byte_lanes(Line x, int i) {
   }
   return lanes;
 }
-// Interleaves two rounded halves: pair j = (bf16(even[j]), bf16(odd[j])).
-inline Line bf16_pairs(F32 even, F32 odd) {
-  Line pairs;
-  for (int i = 0; i < 4; ++i) pairs.v[i] = vsliq_n_u32(narrow_bf16(even.v[i]), narrow_bf16(odd.v[i]), 16);
-  return pairs;
-}
 // 32 consecutive floats to 32 consecutive bf16.
 inline void store_bf16_line(uint16_t* p, F32 lo, F32 hi) { store_bf16(p, lo), store_bf16(p + 16, hi); }
 // 32 int8 as 32 bf16, exact.
