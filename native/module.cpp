@@ -66,7 +66,11 @@ void select_isa(const std::string& name) {
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using FloatsOut = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::c_contig, nb::device::cpu>;
+using IntsOut = nb::ndarray<int32_t, nb::c_contig, nb::device::cpu>;
 using MaybeFloats = std::optional<Floats>;
+using MaybeFloatsOut = std::optional<FloatsOut>;
+using MaybeInts = std::optional<Ints>;
+using MaybeMasks = std::optional<nb::ndarray<const uint64_t, nb::c_contig, nb::device::cpu>>;
 
 void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
@@ -149,40 +153,111 @@ std::unique_ptr<BoundWeight> make_weight(const std::string& layout, int n, int k
   return bound;
 }
 
-// The blocks of a cache, zeroed lazily by the operating system: untouched blocks cost no memory.
+using Bytes = nb::ndarray<nb::ro, uint8_t, nb::c_contig, nb::device::cpu>;
+
+// Bytes that the operating system zeroes when they are first touched: untouched blocks cost no memory.
+struct LazyMemory {
+  uint8_t* data = nullptr;
+  size_t bytes = 0;
+  LazyMemory() = default;
+  LazyMemory(const LazyMemory&) = delete;
+  void reserve(size_t wanted, bool huge_pages) {
+    bytes = wanted;
+#if defined(__linux__)
+    void* found = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (found == MAP_FAILED) throw std::bad_alloc();
+    data = static_cast<uint8_t*>(found);
+    if (huge_pages) madvise(data, bytes, MADV_HUGEPAGE);
+#else
+    data = static_cast<uint8_t*>(std::calloc(bytes, 1));
+    if (!data) throw std::bad_alloc();
+#endif
+  }
+  ~LazyMemory() {
+    if (!data) return;
+#if defined(__linux__)
+    munmap(data, bytes);
+#else
+    std::free(data);
+#endif
+  }
+};
+
+// The blocks of a cache, and those of documents that were attached.
 struct BoundPool {
   KVPool pool{};
-  size_t bytes = 0;
-  BoundPool(int num_blocks, int num_layers, int num_heads, int head_dim, const std::string& dtype) {
+  LazyMemory memory, kernel_memory;
+  std::vector<uint8_t*> blocks;
+  std::vector<KernelExtent> extents;
+  std::vector<nb::object> attached;  // keeps the documents' memory alive
+  BoundPool(int num_blocks, int num_layers, int num_heads, int head_dim, const std::string& dtype, bool kernels) {
     require(num_blocks > 0 && num_layers > 0 && num_heads > 0, "a pool needs blocks, layers and heads");
     require(head_dim > 0 && head_dim % 16 == 0 && head_dim <= 256, "head_dim must be a multiple of 16, at most 256");
     require(dtype == "bf16" || dtype == "q8", "dtype must be 'bf16' or 'q8'");
     const bool q8 = dtype == "q8";
     const size_t half = size_t(head_dim) * kBlockTokens;
-    pool = {nullptr, num_blocks, num_layers, num_heads, head_dim, q8, q8 ? 2 * half + 512 : 4 * half, 0, 0};
+    pool.num_layers = num_layers, pool.num_heads = num_heads, pool.head_dim = head_dim, pool.q8 = q8;
+    pool.head_bytes = q8 ? 2 * half + 512 : 4 * half;
     pool.layer_bytes = pool.head_bytes * size_t(num_heads);
     pool.block_bytes = pool.layer_bytes * size_t(num_layers);
-    bytes = pool.block_bytes * size_t(num_blocks);
-#if defined(__linux__)
-    // One page of slack: a head_dim that is no multiple of 32 lets a tile read past the last values.
-    void* data = mmap(nullptr, bytes + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (data == MAP_FAILED) throw std::bad_alloc();
-    pool.data = static_cast<uint8_t*>(data);
-    // Writing one token touches dim / 2 scattered lines a head: on small pages most of them miss the TLB as well.
-    madvise(data, bytes, MADV_HUGEPAGE);
-#else
-    pool.data = static_cast<uint8_t*>(std::calloc(bytes + 4096, 1));
-    if (!pool.data) throw std::bad_alloc();
-#endif
-  }
-  ~BoundPool() {
-#if defined(__linux__)
-    munmap(pool.data, bytes + 4096);
-#else
-    std::free(pool.data);
-#endif
+    // One page of slack: a head_dim that is no multiple of 32 lets a tile read past the last values. Huge pages:
+    // writing one token touches dim / 2 scattered lines a head, and on small pages most of them miss the TLB as well.
+    memory.reserve(pool.block_bytes * size_t(num_blocks) + 4096, true);
+    for (int i = 0; i < num_blocks; ++i) blocks.push_back(memory.data + size_t(i) * pool.block_bytes);
+    if (kernels) {
+      pool.kernel_dim = (head_dim + 63) / 64 * 64;
+      const size_t codes = code_bytes(num_blocks);
+      kernel_memory.reserve(codes + scale_bytes(num_blocks), true);
+      extents.push_back({0, num_blocks, kernel_memory.data, reinterpret_cast<float*>(kernel_memory.data + codes)});
+    }
+    refresh();
   }
   BoundPool(const BoundPool&) = delete;
+
+  size_t num_groups(int count) const { return size_t(pool.num_layers) * size_t(pool.num_heads) * (size_t(count + 3) / 4); }
+  size_t code_bytes(int count) const { return num_groups(count) * size_t(pool.kernel_dim) * kKernelGroup; }
+  size_t scale_bytes(int count) const { return num_groups(count) * kKernelGroup * sizeof(float); }
+  void refresh() {
+    pool.blocks = blocks.data(), pool.num_blocks = int(blocks.size());
+    pool.extents = extents.data(), pool.num_extents = int(extents.size());
+  }
+
+  // Read-only blocks that lie elsewhere, and their semantic kernels; returns the number of the first.
+  int attach(const Bytes& data, const Bytes& codes, const Bytes& scales) {
+    require(pool.kernel_dim > 0, "attach: this pool keeps no semantic kernels");
+    require(data.size() > 0 && data.size() % pool.block_bytes == 0, "attach: data must be whole blocks of this pool");
+    const int first = int(blocks.size()), count = int(data.size() / pool.block_bytes);
+    require(codes.size() == code_bytes(count) && scales.size() == scale_bytes(count), "attach: kernels must belong to the blocks");
+    // Nobody writes attached blocks: the cache copies what it changes.
+    uint8_t* base = const_cast<uint8_t*>(data.data());
+    for (int i = 0; i < count; ++i) blocks.push_back(base + size_t(i) * pool.block_bytes);
+    const auto* scale = reinterpret_cast<const float*>(scales.data());
+    extents.push_back({first, count, const_cast<uint8_t*>(codes.data()), const_cast<float*>(scale)});
+    for (const Bytes& array : {data, codes, scales}) attached.push_back(nb::cast(array));
+    refresh();
+    return first;
+  }
+
+  void copy_block(int from, int to) {
+    require(from >= 0 && to >= 0 && from < pool.num_blocks && to < pool.num_blocks, "copy_block: no such block");
+    memcpy(pool.at(to, 0, 0), pool.at(from, 0, 0), pool.block_bytes);
+    if (!pool.kernel_dim) return;
+    const KernelExtent &source = pool.extent_of(from), &target = pool.extent_of(to);
+    const size_t at = size_t(from - source.first) % 4 * kKernelsPerBlock, at_target = size_t(to - target.first) % 4 * kKernelsPerBlock;
+    for (int layer = 0; layer < pool.num_layers; ++layer)
+      for (int head = 0; head < pool.num_heads; ++head) {
+        const uint8_t* codes = pool.group_codes(source, from, layer, head) + at * 4;
+        uint8_t* copied = pool.group_codes(target, to, layer, head) + at_target * 4;
+        for (int d = 0; d < pool.kernel_dim / 4; ++d) memcpy(copied + d * 64, codes + d * 64, 4 * kKernelsPerBlock);
+        memcpy(pool.group_scales(target, to, layer, head) + at_target, pool.group_scales(source, from, layer, head) + at,
+               kKernelsPerBlock * sizeof(float));
+      }
+  }
+
+  nb::object view(nb::handle self, uint8_t* data, size_t bytes) {
+    size_t shape[1] = {bytes};
+    return nb::cast(nb::ndarray<nb::numpy, uint8_t>(data, 1, shape, self));
+  }
 };
 
 // Releases the interpreter for calls that last; re-taking it costs more than a decode step's op has to spare.
@@ -287,14 +362,91 @@ void rotary_write(const Floats& qkv, const Floats& cos, const Floats& sin, const
   kernels->rotary_write(args, *threads);
 }
 
+void check_lists(const AttendArgs& args) {
+  const Sequences& s = args.sequences;
+  for (int i = 0; i < s.count; ++i) {
+    const int blocks = (s.kv_lengths[i] + kBlockTokens - 1) / kBlockTokens;
+    for (int h = 0; h < args.pool->num_heads; ++h)
+      for (int row = s.cu_seqlens[i]; row < s.cu_seqlens[i + 1]; ++row) {
+        const int32_t* list = args.blocks + (size_t(h) * size_t(s.rows) + size_t(row)) * size_t(args.list_length);
+        for (int k = 0, last = -1; k < args.list_length && list[k] >= 0; last = list[k++])
+          require(list[k] > last && list[k] < blocks, "a block list must ascend and name blocks of its sequence");
+      }
+  }
+}
+
 void attend(const Floats& q, const Ints& cu_seqlens, const Ints& kv_lengths, const Ints& block_tables, BoundPool& pool,
-            int layer, float scale, FloatsOut out) {
+            int layer, float scale, const MaybeInts& blocks, const MaybeMasks& tree_masks, MaybeFloatsOut block_mass, FloatsOut out) {
   const KVPool& p = pool.pool;
   require(q.ndim() == 3 && q.shape(2) == size_t(p.head_dim) && out.size() == q.size(), "q must be [rows, heads, head_dim], out as large");
   require(q.shape(1) % size_t(p.num_heads) == 0 && layer >= 0 && layer < p.num_layers, "heads must be a multiple of the pool's, layer within it");
-  AttendArgs args{q.data(), int(q.shape(1)), scale, sequences_of(q.shape(0), cu_seqlens, kv_lengths, block_tables, p), &p, layer, out.data()};
+  AttendArgs args{q.data(), int(q.shape(1)), scale, sequences_of(q.shape(0), cu_seqlens, kv_lengths, block_tables, p), &p, layer,
+                  nullptr, 0, nullptr, nullptr, out.data()};
+  if (blocks) {
+    require(blocks->ndim() == 3 && blocks->shape(0) == size_t(p.num_heads) && blocks->shape(1) == q.shape(0), "blocks must be [kv heads, rows, length]");
+    args.blocks = blocks->data(), args.list_length = int(blocks->shape(2));
+    check_lists(args);
+  }
+  if (tree_masks) {
+    require(tree_masks->size() == q.shape(0), "tree_masks must be [rows]");
+    for (int s = 0; s < args.sequences.count; ++s)
+      require(args.sequences.cu_seqlens[s + 1] - args.sequences.cu_seqlens[s] <= 64, "a tree has at most 64 rows");
+    args.tree_masks = tree_masks->data();
+  }
+  if (block_mass) {
+    require(block_mass->size() == kv_lengths.size() * size_t(p.num_heads) * block_tables.shape(1), "block_mass must be [sequences, kv heads, max blocks]");
+    args.block_mass = block_mass->data();
+  }
   MaybeReleased released(q.shape(0));
   kernels->attend(args, *threads);
+}
+
+void semantic_kernels(const Ints& cu_seqlens, const Ints& kv_lengths, const Ints& block_tables, BoundPool& pool, int layer,
+                      const MaybeFloats& cos, const MaybeFloats& sin) {
+  const KVPool& p = pool.pool;
+  require(p.kernel_dim > 0 && layer >= 0 && layer < p.num_layers, "the pool must keep semantic kernels, layer must lie within it");
+  require(cos.has_value() == sin.has_value(), "cos and sin go together");
+  const size_t rows = cu_seqlens.size() ? size_t(cu_seqlens.data()[cu_seqlens.size() - 1]) : 0;
+  SemanticKernelsArgs args{sequences_of(rows, cu_seqlens, kv_lengths, block_tables, p), &p, layer, nullptr, nullptr};
+  if (cos) {
+    require(cos->ndim() == 2 && cos->shape(1) == size_t(p.head_dim / 2) && sin->size() == cos->size(), "cos and sin must be [positions, head_dim / 2]");
+    for (int s = 0; s < args.sequences.count; ++s) require(size_t(args.sequences.kv_lengths[s]) <= cos->shape(0), "a position lies outside the rotary table");
+    args.cos = cos->data(), args.sin = sin->data();
+  }
+  MaybeReleased released(rows);
+  kernels->semantic_kernels(args, *threads);
+}
+
+SelectArgs select_args(const Floats& q, const Ints& positions, const Ints& cu_seqlens, const Ints& kv_lengths, const Ints& block_tables,
+                       BoundPool& pool, int layer, float scale, int init_blocks, int local_blocks, bool coarse_lse, bool tree) {
+  const KVPool& p = pool.pool;
+  require(q.ndim() == 3 && q.shape(2) == size_t(p.head_dim) && positions.size() == q.shape(0), "q must be [rows, heads, head_dim], positions [rows]");
+  require(q.shape(1) % size_t(p.num_heads) == 0 && layer >= 0 && layer < p.num_layers, "heads must be a multiple of the pool's, layer within it");
+  require(p.kernel_dim > 0 && init_blocks >= 0 && local_blocks >= 0, "the pool must keep semantic kernels; init and local blocks are not negative");
+  return {q.data(), int(q.shape(1)), positions.data(), scale, sequences_of(q.shape(0), cu_seqlens, kv_lengths, block_tables, p),
+          &p, layer, init_blocks, local_blocks, coarse_lse, tree, 0, nullptr, nullptr, 0};
+}
+
+void select_blocks(const Floats& q, const Ints& positions, const Ints& cu_seqlens, const Ints& kv_lengths, const Ints& block_tables,
+                   BoundPool& pool, int layer, float scale, int init_blocks, int local_blocks, bool coarse_lse, bool tree,
+                   int dense_len, IntsOut out) {
+  SelectArgs args = select_args(q, positions, cu_seqlens, kv_lengths, block_tables, pool, layer, scale, init_blocks, local_blocks, coarse_lse, tree);
+  require(out.ndim() == 3 && out.shape(0) == size_t(pool.pool.num_heads) && out.shape(1) == q.shape(0), "out must be [kv heads, rows, length]");
+  require(int(out.shape(2)) > init_blocks + local_blocks, "a list must have room for the first and the local blocks");
+  args.dense_len = dense_len, args.lists = out.data(), args.width = int(out.shape(2));
+  MaybeReleased released(q.shape(0));
+  kernels->select_blocks(args, *threads);
+}
+
+void block_scores(const Floats& q, const Ints& positions, const Ints& cu_seqlens, const Ints& kv_lengths, const Ints& block_tables,
+                  BoundPool& pool, int layer, float scale, int init_blocks, int local_blocks, bool coarse_lse, bool tree, FloatsOut out) {
+  SelectArgs args = select_args(q, positions, cu_seqlens, kv_lengths, block_tables, pool, layer, scale, init_blocks, local_blocks, coarse_lse, tree);
+  require(out.ndim() == 3 && out.shape(0) == size_t(pool.pool.num_heads) && out.shape(1) == q.shape(0), "out must be [kv heads, rows, blocks]");
+  for (int s = 0; s < args.sequences.count; ++s)
+    require(size_t(args.sequences.kv_lengths[s] + kBlockTokens - 1) / kBlockTokens <= out.shape(2), "out must have room for the longest sequence");
+  args.scores = out.data(), args.width = int(out.shape(2));
+  MaybeReleased released(q.shape(0));
+  kernels->select_blocks(args, *threads);
 }
 
 nb::tuple sample(const Floats& logits, float temperature, int top_k, float top_p, float min_p, float typical_p, double uniform) {
@@ -326,19 +478,27 @@ NB_MODULE(_native, m) {
            "Bind arrays as a weight; raises ValueError where a shape does not fit the layout.")
       .def_prop_ro("shape", [](const BoundWeight& w) { return nb::make_tuple(w.weight.n, w.weight.k); });
   nb::class_<BoundPool>(m, "KVPool", "Blocks of keys and values of all sequences and layers.")
-      .def(nb::init<int, int, int, int, const std::string&>(), "num_blocks"_a, "num_layers"_a, "num_key_value_heads"_a,
-           "head_dim"_a, "dtype"_a = "bf16")
+      .def(nb::init<int, int, int, int, const std::string&, bool>(), "num_blocks"_a, "num_layers"_a, "num_key_value_heads"_a,
+           "head_dim"_a, "dtype"_a = "bf16", "kernels"_a = false)
       .def_prop_ro("num_blocks", [](const BoundPool& p) { return p.pool.num_blocks; })
       .def_prop_ro("block_bytes", [](const BoundPool& p) { return p.pool.block_bytes; })
-      .def("copy_block", [](BoundPool& p, int from, int to) {
-        require(from >= 0 && to >= 0 && from < p.pool.num_blocks && to < p.pool.num_blocks, "copy_block: no such block");
-        memcpy(p.pool.at(to, 0, 0), p.pool.at(from, 0, 0), p.pool.block_bytes);
-      }, "source"_a, "target"_a)
+      .def("copy_block", &BoundPool::copy_block, "source"_a, "target"_a, "Copy keys, values and semantic kernels of one block, all layers.")
+      .def("attach", &BoundPool::attach, "data"_a, "kernel_codes"_a, "kernel_scales"_a,
+           "Read-only blocks in memory elsewhere, with their semantic kernels, as uint8 arrays; returns the number of the first.")
+      .def("kernel_sizes", [](const BoundPool& p, int count) { return nb::make_tuple(p.code_bytes(count), p.scale_bytes(count)); },
+           "num_blocks"_a, "Bytes of codes and of scales that the semantic kernels of so many blocks take.")
+      .def_prop_ro("kernel_dim", [](const BoundPool& p) { return p.pool.kernel_dim; })
+      .def("kernels", [](nb::handle self) {
+        BoundPool& p = nb::cast<BoundPool&>(self);
+        require(p.pool.kernel_dim > 0, "kernels: this pool keeps none");
+        const KernelExtent& own = p.extents[0];
+        return nb::make_tuple(p.view(self, own.codes, p.code_bytes(own.count)),
+                              p.view(self, reinterpret_cast<uint8_t*>(own.scales), p.scale_bytes(own.count)));
+      }, "Codes and scales of the semantic kernels of the pool's own blocks, as views of bytes; kernels.h has their order.")
       .def("block", [](nb::handle self, int block) {
         BoundPool& p = nb::cast<BoundPool&>(self);
         require(block >= 0 && block < p.pool.num_blocks, "block: no such block");
-        size_t shape[1] = {p.pool.block_bytes};
-        return nb::ndarray<nb::numpy, uint8_t>(p.pool.at(block, 0, 0), 1, shape, self);
+        return p.view(self, p.pool.at(block, 0, 0), p.pool.block_bytes);
       }, "block"_a, "The bytes of one block, all layers, as a view.");
 
   m.def("norm_linear", &norm_linear, "x"_a, "norm_weight"_a.none(), "weights"_a, "eps"_a, "bias"_a.none(), "scale"_a, "bf16_activations"_a, "out"_a);
@@ -347,7 +507,13 @@ NB_MODULE(_native, m) {
   m.def("embedding", &embedding, "token_ids"_a, "table"_a, "scale"_a, "out"_a);
   m.def("rotary_write", &rotary_write, "qkv"_a, "cos"_a, "sin"_a, "positions"_a, "cu_seqlens"_a, "kv_lengths"_a,
         "block_tables"_a, "pool"_a, "layer"_a, "q_norm"_a.none(), "k_norm"_a.none(), "eps"_a, "q_out"_a);
-  m.def("attend", &attend, "q"_a, "cu_seqlens"_a, "kv_lengths"_a, "block_tables"_a, "pool"_a, "layer"_a, "scale"_a, "out"_a);
+  m.def("attend", &attend, "q"_a, "cu_seqlens"_a, "kv_lengths"_a, "block_tables"_a, "pool"_a, "layer"_a, "scale"_a,
+        "blocks"_a.none(), "tree_masks"_a.none(), "block_mass"_a.none(), "out"_a);
+  m.def("semantic_kernels", &semantic_kernels, "cu_seqlens"_a, "kv_lengths"_a, "block_tables"_a, "pool"_a, "layer"_a, "cos"_a.none(), "sin"_a.none());
+  m.def("select_blocks", &select_blocks, "q"_a, "positions"_a, "cu_seqlens"_a, "kv_lengths"_a, "block_tables"_a, "pool"_a, "layer"_a,
+        "scale"_a, "init_blocks"_a, "local_blocks"_a, "coarse_lse"_a, "tree"_a, "dense_len"_a, "out"_a);
+  m.def("block_scores", &block_scores, "q"_a, "positions"_a, "cu_seqlens"_a, "kv_lengths"_a, "block_tables"_a, "pool"_a, "layer"_a,
+        "scale"_a, "init_blocks"_a, "local_blocks"_a, "coarse_lse"_a, "tree"_a, "out"_a);
   m.def("sample", &sample, "logits"_a, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "typical_p"_a, "uniform"_a);
 
   m.def("isa", [] { return std::string(kernels->name); }, "The instruction set in use.");

@@ -45,6 +45,8 @@ using namespace vec;
 #include "kernels/linear.inl"
 #include "kernels/rotary.inl"
 #include "kernels/attention.inl"
+#include "kernels/semantic.inl"
+#include "kernels/selection.inl"
 #include "kernels/sample.inl"
 
 }  // namespace whimbrel::WHIMBREL_TARGET
@@ -54,7 +56,8 @@ namespace whimbrel {
 extern const KernelTable WHIMBREL_JOIN(kernels_, WHIMBREL_TARGET);
 const KernelTable WHIMBREL_JOIN(kernels_, WHIMBREL_TARGET) = {
     WHIMBREL_STRING(WHIMBREL_TARGET), WHIMBREL_TARGET::linear,       WHIMBREL_TARGET::embedding,
-    WHIMBREL_TARGET::rotary_write,    WHIMBREL_TARGET::attend,       WHIMBREL_TARGET::sample,
+    WHIMBREL_TARGET::rotary_write,    WHIMBREL_TARGET::attend,       WHIMBREL_TARGET::semantic_kernels,
+    WHIMBREL_TARGET::select_blocks,          WHIMBREL_TARGET::sample,
 };
 
 }  // namespace whimbrel

@@ -175,17 +175,20 @@ void check_embedding(const Matrix& matrix) {
 struct Cache {
   int heads, kv_heads, dim, tokens;
   std::vector<uint8_t> memory;
-  KVPool kv;
+  KVPool kv{};
+  std::vector<uint8_t*> blocks;
   std::vector<int32_t> table;
 
   Cache(int heads, int kv_heads, int dim, int tokens, bool q8) : heads(heads), kv_heads(kv_heads), dim(dim), tokens(tokens) {
     const size_t half = size_t(dim) * kBlockTokens;
-    const int blocks = (tokens + kBlockTokens - 1) / kBlockTokens, layers = 2;
-    kv = {nullptr, blocks + 1, layers, kv_heads, dim, q8, q8 ? 2 * half + 512 : 4 * half, 0, 0};
+    const int count = (tokens + kBlockTokens - 1) / kBlockTokens, layers = 2;
+    kv.num_layers = layers, kv.num_heads = kv_heads, kv.head_dim = dim, kv.q8 = q8, kv.head_bytes = q8 ? 2 * half + 512 : 4 * half;
     kv.layer_bytes = kv.head_bytes * size_t(kv_heads), kv.block_bytes = kv.layer_bytes * layers;
-    memory.assign(kv.block_bytes * size_t(kv.num_blocks) + 8192, 0xff);  // NaN where nothing was written
-    kv.data = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
-    for (int i = 0; i < blocks; ++i) table.push_back(blocks - i);
+    memory.assign(kv.block_bytes * size_t(count + 1) + 8192, 0xff);  // NaN where nothing was written
+    uint8_t* data = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
+    for (int i = 0; i <= count; ++i) blocks.push_back(data + size_t(i) * kv.block_bytes);
+    kv.blocks = blocks.data(), kv.num_blocks = count + 1;
+    for (int i = 0; i < count; ++i) table.push_back(count - i);
   }
   std::string name() const {
     return (kv.q8 ? "q8 cache, heads " : "bf16 cache, heads ") + text(heads) + "/" + text(kv_heads) + " dim " + text(dim) + " tokens " + text(tokens);
@@ -256,7 +259,7 @@ void check_attention(int heads, int kv_heads, int dim, int tokens, int rows, boo
   const float scale = 1 / std::sqrt(float(dim));
   const float* queries = q.data() + size_t((tokens - rows) * heads * dim);
   Floats out(size_t(rows * heads * dim), NAN);
-  kernels.attend({queries, heads, scale, last.sequences, &cache.kv, 1, out.data()}, pool);
+  kernels.attend({queries, heads, scale, last.sequences, &cache.kv, 1, nullptr, 0, nullptr, nullptr, out.data()}, pool);
   for (int r = 0; r < rows; ++r) {
     for (int h = 0; h < heads; ++h) {
       const size_t at = size_t((r * heads + h) * dim);

@@ -52,6 +52,7 @@ def toy_ops(**changes: Any) -> OpTable:
         "embedding": lambda ids, table, *, scale: ids[:, None].astype(np.float32),
         "norm_linear": _norm_linear,
         "rotary_write": _rotary_write,
+        **dict.fromkeys(("semantic_kernels", "block_scores", "select_blocks"), None),
         "attend": _attend,
         "linear_residual": lambda x, weight, residual, *, scale: x if weight == "o" else residual,
         "norm_swiglu": lambda x, norm, gate, up, *, eps: x,
@@ -94,7 +95,7 @@ def _rotary_write(qkv: Any, rope: Any, inputs: Any, cache: Any, layer: int, **re
     return qkv[:, None]
 
 
-def _attend(q: Any, inputs: Any, cache: Any, layer: int, *, scale: float) -> Any:
+def _attend(q: Any, inputs: Any, cache: Any, layer: int, *, scale: float, blocks: Any = None) -> Any:
     rows = []
     for sequence, count in enumerate(np.diff(inputs.cu_seqlens)):
         keys, values = cache.read(layer, sequence, inputs)

@@ -23,6 +23,7 @@ class DenseView:
         self.num_key_value_heads = num_key_value_heads
         self.head_dim = head_dim
         self._stored: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._kernels: dict[tuple[int, int], Tensor] = {}
 
     def write(self, layer: int, keys: Tensor, values: Tensor, inputs: AttentionInputs) -> None:
         """Store keys and values ``[T, G, D]`` of this step's tokens.
@@ -40,6 +41,21 @@ class DenseView:
         length = int(inputs.kv_lengths[sequence])
         keys, values = self._stored[layer, sequence]
         return keys[:length], values[:length]
+
+    def write_kernels(self, layer: int, sequence: int, first: int, kernels: Tensor, inputs: AttentionInputs) -> None:
+        """Store semantic kernels ``[n, G, D]`` from number ``first`` on; what was stored from there on is forgotten."""
+        old = self._kernels.get((layer, sequence))
+        self._kernels[layer, sequence] = kernels if old is None or first == 0 else torch.cat([old[:first], kernels])
+
+    def read_kernels(self, layer: int, sequence: int, count: int, inputs: AttentionInputs) -> Tensor:
+        """Semantic kernels ``[count, G, D]``. Raises ``ValueError`` if fewer are stored."""
+        kernels = self._kernels.get((layer, sequence))
+        stored = 0 if kernels is None else len(kernels)
+        if stored < count:
+            raise ValueError(f"sequence {sequence} has {stored} semantic kernels in layer {layer}, {count} were asked for")
+        if kernels is None:
+            return self._stored[layer, sequence][0][:0]
+        return kernels[:count]
 
     def _append(self, layer: int, sequence: int, start: int, new: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         old = self._stored.get((layer, sequence))

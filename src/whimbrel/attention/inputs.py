@@ -32,6 +32,12 @@ class AttentionInputs:
     """[S] tokens in the cache after this step"""
     block_tables: npt.NDArray[np.int32]
     """[S, max_blocks] physical block of each logical block; unused entries are -1"""
+    tree_masks: npt.NDArray[np.uint64] | None = None
+    """[T] where a sequence's rows are a tree of drafts (at most 64 rows): bit j of row i is set if row i sees row j of
+    its sequence. Every row sees all tokens before this step's."""
+    block_mass: npt.NDArray[np.float32] | None = None
+    """[S, G, max_blocks] where somebody asked what is read: ``attend`` adds the probability mass that the query heads of
+    a decoding row (one row of its sequence in this step) give to each block"""
 
 
 class KVView(Protocol):
@@ -43,6 +49,14 @@ class KVView(Protocol):
 
     def read(self, layer: int, sequence: int, inputs: AttentionInputs) -> tuple[Any, Any]:
         """Keys and values ``[kv_lengths[sequence], G, D]`` of one sequence, this step's included."""
+        ...
+
+    def write_kernels(self, layer: int, sequence: int, first: int, kernels: Any, inputs: AttentionInputs) -> None:
+        """Store the semantic kernels ``first`` and following, ``[n, G, D]``, of one sequence."""
+        ...
+
+    def read_kernels(self, layer: int, sequence: int, count: int, inputs: AttentionInputs) -> Any:
+        """The first ``count`` semantic kernels ``[count, G, D]`` of one sequence."""
         ...
 
     @property

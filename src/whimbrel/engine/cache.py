@@ -43,6 +43,14 @@ class PagedCache:
         """Keys and values [kv_lengths[sequence], G, D] of one sequence (reference ops only)."""
         return self._store.read(layer, sequence, inputs)
 
+    def write_kernels(self, layer: int, sequence: int, first: int, kernels: Any, inputs: AttentionInputs) -> None:
+        """Store semantic kernels [n, G, D] from number ``first`` on (reference ops only)."""
+        self._store.write_kernels(layer, sequence, first, kernels, inputs)
+
+    def read_kernels(self, layer: int, sequence: int, count: int, inputs: AttentionInputs) -> Any:
+        """The first ``count`` semantic kernels [count, G, D] of one sequence (reference ops only)."""
+        return self._store.read_kernels(layer, sequence, count, inputs)
+
     # --- a sequence's life
 
     def admit(self, sequence: Sequence, *, reuse: bool = True, leave: int = 0) -> bool:

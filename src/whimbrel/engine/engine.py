@@ -105,6 +105,7 @@ class Engine:
             self.config.num_key_value_heads,
             self.config.head_dim,
             kv_dtype,
+            kernels=self.config.sparse is not None,
         )
         self._cache = PagedCache(
             store, num_blocks=num_blocks, max_sequences=max_sequences, max_blocks=blocks_for(self.max_context)

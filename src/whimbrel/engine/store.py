@@ -14,6 +14,9 @@ from whimbrel.errors import InvalidParameter, UnsupportedCapability
 KV_DTYPES = ("bf16", "q8", "f32")
 """How keys and values are stored: bf16, 8-bit integers with a scale per head and token, or (reference only) fp32."""
 
+KERNELS = 4
+"""Semantic kernels that end in a block: 16 tokens apart."""
+
 
 class Store(Protocol):
     """Keys and values of all blocks."""
@@ -38,12 +41,25 @@ class Store(Protocol):
         """See ``attention.KVView``."""
         ...
 
+    def write_kernels(self, layer: int, sequence: int, first: int, kernels: Any, inputs: AttentionInputs) -> None:
+        """See ``attention.KVView``."""
+        ...
+
+    def read_kernels(self, layer: int, sequence: int, count: int, inputs: AttentionInputs) -> Any:
+        """See ``attention.KVView``."""
+        ...
+
 
 class ArrayStore:
-    """A numpy array [B, L, 2, 64, G, D] in fp32, rounded to bf16 where that is asked. For tests and the reference."""
+    """A numpy array [B, L, 2, 64, G, D] in fp32, rounded to bf16 where that is asked. For tests and the reference.
 
-    def __init__(self, num_blocks: int, layers: int, groups: int, head_dim: int, kv_dtype: str) -> None:
-        """Raises ``UnsupportedCapability`` for ``q8``."""
+    Semantic kernels lie beside it, [B, L, 4, G, D]: with the block that they end in, kernel i in slot i + 1.
+    """
+
+    def __init__(
+        self, num_blocks: int, layers: int, groups: int, head_dim: int, kv_dtype: str, *, kernels: bool = False
+    ) -> None:
+        """``kernels``: keep semantic kernels too. Raises ``UnsupportedCapability`` for ``q8``."""
         if kv_dtype == "q8":
             raise UnsupportedCapability("kv_dtype='q8' needs the native ops; the reference stores 'bf16' or 'f32'")
         self.num_key_value_heads = groups
@@ -51,11 +67,14 @@ class ArrayStore:
         self.pool = None
         self._rounds = kv_dtype == "bf16"
         self._data = np.full((num_blocks, layers, 2, BLOCK_SIZE, groups, head_dim), np.nan, np.float32)
+        self._kernels = np.full((num_blocks * kernels, layers, KERNELS, groups, head_dim), np.nan, np.float32)
         self._like: Any = None
 
     def copy(self, source: int, target: int) -> None:
         """Copy one block, all layers."""
         self._data[target] = self._data[source]
+        if len(self._kernels):
+            self._kernels[target] = self._kernels[source]
 
     def write(self, layer: int, keys: Any, values: Any, inputs: AttentionInputs) -> None:
         """Store keys and values [T, G, D], numpy or torch."""
@@ -79,18 +98,32 @@ class ArrayStore:
             return keys, values
         return self._like.new_tensor(keys), self._like.new_tensor(values)
 
+    def write_kernels(self, layer: int, sequence: int, first: int, kernels: Any, inputs: AttentionInputs) -> None:
+        """Store semantic kernels [n, G, D] from number ``first`` on."""
+        slots = np.arange(first + 1, first + 1 + len(kernels))
+        blocks = inputs.block_tables[sequence, slots // KERNELS]
+        self._kernels[blocks, layer, slots % KERNELS] = to_numpy(kernels)
+
+    def read_kernels(self, layer: int, sequence: int, count: int, inputs: AttentionInputs) -> Any:
+        """Semantic kernels [count, G, D]."""
+        blocks = inputs.block_tables[sequence, : -(-(count + 1) // KERNELS)]
+        kernels = self._kernels[blocks, layer].reshape(-1, self.num_key_value_heads, self.head_dim)[1 : count + 1]
+        return kernels if self._like is None else self._like.new_tensor(kernels)
+
 
 class NativeStore:
     """``_native.KVPool``: the kernels write and read it themselves."""
 
-    def __init__(self, num_blocks: int, layers: int, groups: int, head_dim: int, kv_dtype: str) -> None:
-        """Raises ``UnsupportedCapability`` for ``f32``."""
+    def __init__(
+        self, num_blocks: int, layers: int, groups: int, head_dim: int, kv_dtype: str, *, kernels: bool = False
+    ) -> None:
+        """``kernels``: keep semantic kernels too. Raises ``UnsupportedCapability`` for ``f32``."""
         if kv_dtype == "f32":
             raise UnsupportedCapability("kv_dtype='f32' is the reference's; the native ops store 'bf16' or 'q8'")
         self.num_key_value_heads = groups
         self.head_dim = head_dim
         native = import_module("whimbrel._native")
-        self.pool = native.KVPool(num_blocks, layers, groups, head_dim, kv_dtype)
+        self.pool = native.KVPool(num_blocks, layers, groups, head_dim, kv_dtype, kernels)
 
     def copy(self, source: int, target: int) -> None:
         """Copy one block, all layers."""
@@ -103,6 +136,14 @@ class NativeStore:
     def read(self, layer: int, sequence: int, inputs: AttentionInputs) -> tuple[Any, Any]:
         """The kernels read; nothing else does."""
         raise NotImplementedError("attend reads the native pool itself")
+
+    def write_kernels(self, layer: int, sequence: int, first: int, kernels: Any, inputs: AttentionInputs) -> None:
+        """The kernels write; nothing else does."""
+        raise NotImplementedError("semantic_kernels writes the native pool itself")
+
+    def read_kernels(self, layer: int, sequence: int, count: int, inputs: AttentionInputs) -> Any:
+        """The kernels read; nothing else does."""
+        raise NotImplementedError("select_blocks reads the native pool itself")
 
 
 def check_kv_dtype(kv_dtype: str) -> None:

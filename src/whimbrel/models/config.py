@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from whimbrel.attention.sparse import SparseConfig
 from whimbrel.errors import FormatError, UnsupportedModel
 from whimbrel.models.families import FAMILIES, Family
 from whimbrel.models.rope import RopeConfig
@@ -46,6 +47,8 @@ class ModelConfig:
     logit_scale: float = 1.0
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    sparse: SparseConfig | None = None
+    """InfLLM v2, where the checkpoint was trained for it or somebody asked; None attends to everything"""
     unknown_keys: tuple[str, ...] = ()
     """keys of the source that were not understood"""
 
@@ -110,7 +113,7 @@ _SIZES = (
 _READ_KEYS = frozenset(_SIZES) | {
     "model_type", "architectures", "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters",
     "tie_word_embeddings", "attention_bias", "mlp_bias", "hidden_act", "bos_token_id", "eos_token_id",
-    "quantization_config", "original_max_position_embeddings", "partial_rotary_factor",
+    "quantization_config", "sparse_config", "original_max_position_embeddings", "partial_rotary_factor",
 }  # fmt: skip
 _IGNORED_KEYS = frozenset({
     # training, bookkeeping, and options of the transformers library that don't change the function computed
@@ -154,6 +157,7 @@ def _from_hf(data: Mapping[str, Any]) -> ModelConfig:
         logit_scale=_real(values, "dim_model_base", hidden) / hidden,
         bos_token_id=next(iter(_token_ids(values, "bos_token_id")), None),
         eos_token_ids=_token_ids(values, "eos_token_id"),
+        sparse=SparseConfig.from_hf(values["sparse_config"]) if values.get("sparse_config") else None,
         unknown_keys=unknown,
     )
 
@@ -276,6 +280,8 @@ def _to_hf(config: ModelConfig) -> dict[str, Any]:
         data["rope_scaling"] = _rope_to_hf(config.rope)
     if config.attention_bias:
         data["attention_bias"] = True
+    if config.sparse is not None:
+        data["sparse_config"] = config.sparse.to_hf()
     if config.model_type == "minicpm":
         data["scale_emb"] = _tidy(config.scale_emb)
         data["scale_depth"] = _tidy(config.residual_scale * math.sqrt(config.num_hidden_layers))

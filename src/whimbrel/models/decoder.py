@@ -9,7 +9,8 @@ differentiable). Covers MiniCPM4 with its muP scalings, Llama, Qwen2 (bias) and 
     x      = x + residual_scale * down(silu(gate(n)) * up(n))   n = RMSNorm(x)
     logits = logit_scale * lm_head(RMSNorm(x))                  logit_scale = dim_model_base / hidden_size
 
-Plain Llama models have all three scales at 1. Source: MiniCPM (2024), section 4 (Tensor Programs scaling); MiniCPM4
+Where ``config.sparse`` is set, each query of a long sequence attends to chosen blocks only (InfLLM v2); which ones, its
+rotated query and the semantic kernels of the keys decide. Plain Llama models have all three scales at 1. Source: MiniCPM (2024), section 4 (Tensor Programs scaling); MiniCPM4
 technical report, section 2.
 """
 
@@ -41,7 +42,13 @@ def forward(
         q = ops.rotary_write(
             qkv, rope, inputs, cache, index, q_norm=layer.q_norm, k_norm=layer.k_norm, eps=config.rms_norm_eps
         )
-        attended = ops.attend(q, inputs, cache, index, scale=config.attention_scale)
+        blocks = None
+        if config.sparse is not None:
+            ops.semantic_kernels(inputs, cache, index, sparse=config.sparse, rope=rope)
+            blocks = ops.select_blocks(
+                q, inputs, cache, index, scale=config.attention_scale, sparse=config.sparse, rope=rope
+            )
+        attended = ops.attend(q, inputs, cache, index, scale=config.attention_scale, blocks=blocks)
         x = ops.linear_residual(attended, layer.o_proj, x, scale=config.residual_scale)
         gated = ops.norm_swiglu(
             x, layer.post_attention_layernorm, layer.gate_proj, layer.up_proj, eps=config.rms_norm_eps

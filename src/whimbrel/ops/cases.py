@@ -70,6 +70,8 @@ class StepInputs:
     cu_seqlens: Array
     kv_lengths: Array
     block_tables: Array
+    tree_masks: Array | None = None
+    block_mass: Array | None = None
 
 
 def step(sequences: tuple[tuple[int, int], ...], rng: np.random.Generator) -> StepInputs:

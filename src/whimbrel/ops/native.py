@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+BLOCK_SIZE = 64
+"""Tokens per block of the cache, as ``native/kernels.h`` has it."""
+
 ALIGNED_ROWS = 8
 """Rows from which an output is worth aligning: a microsecond once per op."""
 
@@ -47,3 +50,19 @@ def needs_packed(*weights: Any) -> str | None:
 def needs_pool(cache: Any) -> str | None:
     """None if the cache has blocks that native code can reach, else what was found."""
     return None if cache.pool is not None else f"native needs a cache with a native pool, got {type(cache).__name__}"
+
+
+def needs_published_kernels(sparse: Any) -> str | None:
+    """None if the semantic kernels are those that native code is written for, else what was asked."""
+    sizes = (sparse.kernel_size, sparse.kernel_stride, sparse.block_size)
+    if sizes == (32, 16, BLOCK_SIZE):
+        return None
+    return f"native has kernels of 32 tokens, 16 apart, in blocks of {BLOCK_SIZE}; asked for {sizes}"
+
+
+def upright(q: npt.NDArray[np.float32], inputs: Any, rope: Any) -> npt.NDArray[np.float32]:
+    """Queries [T, H, D] before their rotation, for models that choose by those (``use_nope``)."""
+    cos, sin = (table[inputs.positions][:, None] for table in (rope.cos, rope.sin))
+    amplitude = cos * cos + sin * sin
+    a, b = np.split(q, 2, -1)
+    return np.ascontiguousarray(np.concatenate([a * cos + b * sin, b * cos - a * sin], -1) / np.tile(amplitude, 2))

@@ -11,9 +11,21 @@ def why_not(q: Any, cache: Any) -> str | None:
     return needs_float32(q) or needs_pool(cache)
 
 
-def run(q: Any, inputs: Any, cache: Any, layer: int, *, scale: float) -> Any:
+def run(q: Any, inputs: Any, cache: Any, layer: int, *, scale: float, blocks: Any | None = None) -> Any:
     """[T, H, D] fp32 to [T, H * D] fp32."""
     tokens, heads, dim = q.shape
     out = empty(tokens, heads * dim)
-    _native.attend(q, inputs.cu_seqlens, inputs.kv_lengths, inputs.block_tables, cache.pool, layer, scale, out)
+    _native.attend(
+        q,
+        inputs.cu_seqlens,
+        inputs.kv_lengths,
+        inputs.block_tables,
+        cache.pool,
+        layer,
+        scale,
+        blocks,
+        inputs.tree_masks,
+        inputs.block_mass,
+        out,
+    )
     return out

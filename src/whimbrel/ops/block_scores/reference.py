@@ -1,0 +1,91 @@
+"""block_scores in torch. Shapes: n query rows, H query heads, G key/value heads, v kernels, b blocks."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from whimbrel.ops.reference import needs_tensor
+from whimbrel.ops.semantic_kernels.reference import count, upright
+
+COARSE = 4
+"""Strides from one coarse kernel to the next; it spans twice that: 128 tokens, 64 apart."""
+
+
+def why_not(q: Any, cache: Any, sparse: Any) -> str | None:
+    """Needs a torch input."""
+    return needs_tensor(q)
+
+
+@torch.no_grad()
+def run(
+    q: Tensor, inputs: Any, cache: Any, layer: int, *, scale: float, sparse: Any, rope: Any | None = None
+) -> Tensor:
+    """[T, H, D] to [G, T, b], one sequence after the other."""
+    q = upright(q, rope, inputs.positions) if sparse.use_nope else q
+    longest = -(-int(inputs.kv_lengths.max()) // sparse.block_size)
+    scores = q.new_full((cache.num_key_value_heads, len(q), longest), -torch.inf)
+    for sequence, length in enumerate(inputs.kv_lengths.tolist()):
+        first, end = inputs.cu_seqlens[sequence : sequence + 2].tolist()
+        positions = slots(inputs, sequence).to(q.device)
+        stored = length if inputs.tree_masks is None else length - (end - first)
+        kernels = torch.as_tensor(cache.read_kernels(layer, sequence, count(stored, sparse), inputs)).to(q)
+        mass = kernel_mass(q[first:end], kernels, positions, scale, sparse)
+        blocks = -(-length // sparse.block_size)
+        scores[:, first:end, :blocks] = force(pool_to_blocks(mass, blocks, sparse), positions, sparse)
+    return scores
+
+
+def slots(inputs: Any, sequence: int) -> Tensor:
+    """The place of each row of one sequence among its keys, [n]."""
+    first, end = inputs.cu_seqlens[sequence : sequence + 2].tolist()
+    length = int(inputs.kv_lengths[sequence])
+    if inputs.tree_masks is None:
+        return torch.arange(length - (end - first), length)
+    return torch.as_tensor(inputs.positions[first:end], dtype=torch.long)
+
+
+def kernel_mass(q: Tensor, kernels: Tensor, positions: Tensor, scale: float, sparse: Any) -> Tensor:
+    """P: q [n, H, D], kernels [v, G, D] and positions [n] to [G, n, v]."""
+    groups = kernels.shape[1]
+    heads = q.unflatten(1, (groups, -1))
+    scores = scale * torch.einsum("nghd,vgd->ghnv", heads, kernels)
+    scores = scores.masked_fill(~visible(positions, kernels.shape[0], sparse.kernel_size, sparse), -torch.inf)
+    normaliser = torch.logsumexp(scores if sparse.lse == "exact" else _coarse(heads, kernels, positions, scale, sparse), -1)
+    mass = torch.exp(scores - normaliser[..., None]).sum(1)
+    return torch.where(torch.isfinite(mass), mass, 0)
+
+
+def visible(positions: Tensor, kernels: int, size: int, sparse: Any, strides: int = 1) -> Tensor:
+    """[n, kernels]: kernel i, of ``size`` tokens and ``strides`` strides apart, ends at or before the position."""
+    last = torch.arange(kernels, device=positions.device) * sparse.kernel_stride * strides + size - 1
+    return last <= positions[:, None]
+
+
+def pool_to_blocks(mass: Tensor, blocks: int, sparse: Any) -> Tensor:
+    """The largest P among the kernels that overlap each block: [G, n, v] to [G, n, blocks]."""
+    ratio = sparse.block_size // sparse.kernel_stride
+    padded = mass.new_full((*mass.shape[:2], blocks * ratio + 1), -torch.inf)  # kernel i at i + 1
+    fitting = min(mass.shape[2], blocks * ratio)
+    padded[..., 1 : 1 + fitting] = mass[..., :fitting]
+    return padded.unfold(-1, ratio + 1, ratio).amax(-1)
+
+
+def force(scores: Tensor, positions: Tensor, sparse: Any) -> Tensor:
+    """+inf for first and local blocks, -inf beyond the token's own: scores [G, n, b], positions [n]."""
+    block = torch.arange(scores.shape[-1], device=scores.device)
+    own = (positions // sparse.block_size)[:, None]
+    local = block >= own - sparse.local_blocks
+    scores = scores.masked_fill(local | (block < sparse.init_blocks), torch.inf)
+    return scores.masked_fill(block > own, -torch.inf)
+
+
+def _coarse(heads: Tensor, kernels: Tensor, positions: Tensor, scale: float, sparse: Any) -> Tensor:
+    """Scores of the coarse kernels [G, h, n, v4]; those that end beyond a position are -inf, as all are if there is none."""
+    windows = kernels.unfold(0, 2 * COARSE - 1, COARSE) if len(kernels) >= 2 * COARSE - 1 else None
+    if windows is None:
+        return heads.new_full((*heads.transpose(0, 1).transpose(1, 2).shape[:3], 1), -torch.inf)
+    coarse = windows[..., ::2].mean(-1)
+    scores = scale * torch.einsum("nghd,vgd->ghnv", heads, coarse)
+    seen = visible(positions, len(coarse), sparse.kernel_stride * 2 * COARSE, sparse, COARSE)
+    return scores.masked_fill(~seen, -torch.inf)
