@@ -43,7 +43,9 @@ def test_pooling_covers_exactly_the_kernels_that_overlap_a_block() -> None:
     pooled = pool_to_blocks(torch.eye(kernels)[None], blocks, PUBLISHED)[0]
     for kernel in range(kernels):
         first, last = 16 * kernel // 64, (16 * kernel + 31) // 64
-        assert pooled[kernel].nonzero().flatten().tolist() == [b for b in (first, last) if b < blocks][: last - first + 1]
+        assert (
+            pooled[kernel].nonzero().flatten().tolist() == [b for b in (first, last) if b < blocks][: last - first + 1]
+        )
 
 
 def example(lse: str = "exact") -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -63,14 +65,18 @@ def test_the_worked_example_to_the_digit() -> None:
     assert mass.flatten().tolist() == pytest.approx(wanted, abs=5.1e-5)
     assert mass.sum().item() == pytest.approx(2)
     inf = float("inf")
-    assert scores.flatten().tolist() == pytest.approx([inf, 0.1154, 0.2261, 0.0906, 0.0906, 0.0739, inf, inf], abs=5.1e-5)
+    assert scores.flatten().tolist() == pytest.approx(
+        [inf, 0.1154, 0.2261, 0.0906, 0.0906, 0.0739, inf, inf], abs=5.1e-5
+    )
 
 
 def test_the_worked_example_with_coarse_kernels() -> None:
     mass, scores, _ = example("coarse")
     inf = float("inf")
     assert mass.sum().item() == pytest.approx(11.58, abs=5.1e-3)
-    assert scores.flatten().tolist() == pytest.approx([inf, 0.6742, 1.3121, 0.5309, 0.5309, 0.4297, inf, inf], abs=5.1e-5)
+    assert scores.flatten().tolist() == pytest.approx(
+        [inf, 0.6742, 1.3121, 0.5309, 0.5309, 0.4297, inf, inf], abs=5.1e-5
+    )
 
 
 @pytest.mark.parametrize(("topk", "wanted"), [(3, [0, 2, 6, 7]), (4, [0, 1, 2, 6, 7])])

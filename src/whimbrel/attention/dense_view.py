@@ -52,7 +52,9 @@ class DenseView:
         kernels = self._kernels.get((layer, sequence))
         stored = 0 if kernels is None else len(kernels)
         if stored < count:
-            raise ValueError(f"sequence {sequence} has {stored} semantic kernels in layer {layer}, {count} were asked for")
+            raise ValueError(
+                f"sequence {sequence} has {stored} semantic kernels in layer {layer}, {count} were asked for"
+            )
         if kernels is None:
             return self._stored[layer, sequence][0][:0]
         return kernels[:count]

@@ -51,7 +51,9 @@ def kernel_mass(q: Tensor, kernels: Tensor, positions: Tensor, scale: float, spa
     heads = q.unflatten(1, (groups, -1))
     scores = scale * torch.einsum("nghd,vgd->ghnv", heads, kernels)
     scores = scores.masked_fill(~visible(positions, kernels.shape[0], sparse.kernel_size, sparse), -torch.inf)
-    normaliser = torch.logsumexp(scores if sparse.lse == "exact" else _coarse(heads, kernels, positions, scale, sparse), -1)
+    normaliser = torch.logsumexp(
+        scores if sparse.lse == "exact" else _coarse(heads, kernels, positions, scale, sparse), -1
+    )
     mass = torch.exp(scores - normaliser[..., None]).sum(1)
     return torch.where(torch.isfinite(mass), mass, 0)
 
