@@ -14,7 +14,7 @@ PEER = {"file fa=0": (100.0, 60.0), "file fa=1": (120.0, 20.0), "q4_0 fa=0": (40
 
 
 def measured(peer: ScriptedSide | None, repeats: int = 3) -> tuple[ScriptedSide, dict[str, Any]]:
-    ours = ScriptedSide({"as stored": (1000.0, 120.0)})
+    ours = ScriptedSide({"dense": (1000.0, 120.0), "sparse": (2000.0, 240.0)})
     result = compare.measure(ours, peer, [64, 128], repeats, 8, 1000, lambda line: None)
     return ours, result
 
@@ -65,7 +65,7 @@ def test_the_peer_is_checked_for_agreement() -> None:
 
 def test_table() -> None:
     _, result = measured(ScriptedSide(PEER))
-    assert compare.render(result)[1] == ("decode 64", "120", "60", "2.00", "file fa=0")
+    assert compare.render(result)[1] == ("decode 64 dense", "120", "60", "2.00", "file fa=0")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_a_killed_worker_is_named_with_its_signal(tmp_path: Path) -> None:
 
     path = write_checkpoint(tmp_path / "tiny")
     with RemoteSide(WHIMBREL, {"path": str(path), "max_context": 64, "threads": 1}) as side:
-        assert side.settings == ("as stored",)
+        assert side.settings == ("dense", "sparse")
         assert side.greedy([5, 6, 7], 3) == side.greedy([5, 6, 7], 3)
         os.kill(side._process.pid, signal.SIGKILL)
         with pytest.raises(WhimbrelError, match="the whimbrel side was killed by SIGKILL"):

@@ -4,6 +4,9 @@ Both sides get the same file, the same token ids and the same number of threads,
 context length every setting of the peer runs once; those near the best of either phase stay. Then all run in turns,
 A B A B, with a new prompt in every turn, so that a slow minute of the machine hits both. A row's peer is the setting
 with the best median; its ratio is that of neighbouring turns.
+
+Beyond 8,192 tokens our side runs twice, dense and sparse (InfLLM v2). Beyond 16,384 the peer doesn't read whole prompts
+any more: their time follows from chunks at several depths (``depths``), and the row says so.
 """
 
 import random
@@ -15,8 +18,9 @@ from statistics import median
 
 from whimbrel import hardware
 from whimbrel.bench.agree import GREEDY_TOKENS, agreement
+from whimbrel.bench.depths import DEPTHS, DeepPeer
 from whimbrel.bench.record import SCHEMA_VERSION, Spread, provenance, significant
-from whimbrel.bench.side import Side, Timing
+from whimbrel.bench.side import DENSE, SPARSE, Side, Timing
 from whimbrel.bench.worker import LLAMA_CPP, WHIMBREL, RemoteSide
 from whimbrel.errors import InvalidParameter
 from whimbrel.models.loading import load_config
@@ -28,6 +32,13 @@ REPEATS = 5
 KEEP = 0.75
 """A setting whose first run reaches this share of the best one, in either phase, is measured further."""
 
+WHOLE_PROMPTS = 16384
+"""Longer ones the peer doesn't read whole: at 32,768 tokens SmolLM2-135M takes it more than ten minutes on two cores."""
+DENSE_LIMIT = 32768
+"""Our side attends to everything up to here."""
+SPARSE_FROM = 8192
+"""Shorter sequences are dense by the published constants."""
+
 PHASES = ("prefill", "decode")
 
 Progress = Callable[[str], None]
@@ -37,7 +48,8 @@ Progress = Callable[[str], None]
 class Turn:
     """One prompt, run by us and by each of the peer's settings that are still in the race."""
 
-    ours: Timing
+    ours: Mapping[str, Timing]
+    """by the way of attending"""
     peer: Mapping[str, Timing]
 
 
@@ -115,8 +127,11 @@ def measure(
     engine = dict(ours.describe())  # after the work, so that it knows the peak of memory
     rows = []
     for context, (tried, turns) in taken.items():
-        prefill, decode = (_row(phase, context, tried, turns) for phase in PHASES)
-        rows += [prefill, decode | _roofline(context + decode_tokens / 2, turns, engine)]
+        for attention in turns[0].ours:
+            prefill, decode = (_row(phase, context, attention, tried, turns) for phase in PHASES)
+            if attention == DENSE:
+                decode |= _roofline(context + decode_tokens / 2, turns, engine)
+            rows += [prefill, decode]
     if peer is not None:
         result["peer"] = dict(peer.describe())
     return {**result, "engine": engine, "rows": rows}
@@ -131,7 +146,9 @@ def render(result: Mapping[str, object]) -> list[tuple[str, str, str, str, str]]
         peer = f"{row['peer']['median']:.0f}" if "peer" in row else "-"
         ratio = f"{row['ratio']['median']:.2f}" if "ratio" in row else "-"
         ours = f"{row['whimbrel']['median']:.0f}"
-        lines.append((f"{row['phase']} {row['context']}", ours, peer, ratio, row.get("peer_setting", "-")))
+        lines.append(
+            (f"{row['phase']} {row['context']} {row['attention']}", ours, peer, ratio, row.get("peer_setting", "-"))
+        )
     return lines
 
 
@@ -155,19 +172,25 @@ def _context(
     """All measurements at one length: the first run of each of the peer's settings, and the turns."""
     tried: dict[str, Timing] = {}
     first_prompt = _prompt(prompts, context, vocab_size)
+    clock = None if peer is None else peer if context <= WHOLE_PROMPTS else DeepPeer(peer, context)
     for setting in peer.settings if peer is not None else ():
-        assert peer is not None
+        assert clock is not None
         progress(f"{context} tokens: llama.cpp, {setting}")
-        tried[setting] = peer.measure(setting, first_prompt, decode_tokens)
+        tried[setting] = clock.measure(setting, first_prompt, decode_tokens)
     kept = promising(tried, context)
     turns = []
     for repeat in range(repeats):
         prompt = _prompt(prompts, context, vocab_size)
         progress(f"{context} tokens: turn {repeat + 1} of {repeats}")
-        ours_timing = ours.measure(ours.settings[0], prompt, decode_tokens)
-        theirs = {setting: peer.measure(setting, prompt, decode_tokens) for setting in kept} if peer else {}
-        turns.append(Turn(ours_timing, theirs))
+        mine = {attention: ours.measure(attention, prompt, decode_tokens) for attention in attentions(context)}
+        theirs = {setting: clock.measure(setting, prompt, decode_tokens) for setting in kept} if clock else {}
+        turns.append(Turn(mine, theirs))
     return tried, turns
+
+
+def attentions(context: int) -> list[str]:
+    """Ways to attend that are measured at that length."""
+    return [DENSE] * (context <= DENSE_LIMIT) + [SPARSE] * (context > SPARSE_FROM)
 
 
 def promising(tried: Mapping[str, Timing], context: int) -> list[str]:
@@ -185,12 +208,15 @@ def rate(timing: Timing, phase: str, context: int) -> float:
     return context / timing.prefill if phase == "prefill" else timing.decoded / timing.decode
 
 
-def _row(phase: str, context: int, tried: Mapping[str, Timing], turns: Sequence[Turn]) -> dict[str, object]:
+def _row(
+    phase: str, context: int, attention: str, tried: Mapping[str, Timing], turns: Sequence[Turn]
+) -> dict[str, object]:
     """One row of the result."""
-    ours = [rate(turn.ours, phase, context) for turn in turns]
+    ours = [rate(turn.ours[attention], phase, context) for turn in turns]
     row: dict[str, object] = {
         "phase": phase,
         "context": context,
+        "attention": attention,
         "unit": "tokens/s",
         "whimbrel": asdict(Spread.of(ours)),
         "foreign_load": _foreign_load(turns),
@@ -204,6 +230,7 @@ def _row(phase: str, context: int, tried: Mapping[str, Timing], turns: Sequence[
         "peer": asdict(Spread.of(peer[best])),
         "ratio": asdict(Spread.of(ratios)),
         "peer_setting": best,
+        "peer_prompt": "whole" if context <= WHOLE_PROMPTS else f"computed from chunks at depths {[*DEPTHS, context]}",
         "peer_medians": {setting: significant(median(rates)) for setting, rates in peer.items()},
         "peer_first_runs": {setting: significant(rate(timing, phase, context)) for setting, timing in tried.items()},
     }
@@ -216,7 +243,7 @@ def _roofline(context: float, turns: Sequence[Turn], engine: Mapping[str, object
     )
     assert isinstance(weights, int) and isinstance(kv, int)
     num_bytes = weights + kv * context
-    rates = median(rate(turn.ours, "decode", 0) for turn in turns)
+    rates = median(rate(turn.ours[DENSE], "decode", 0) for turn in turns)
     row: dict[str, object] = {"bytes_per_token": round(num_bytes)}
     if isinstance(bandwidth, float):
         row["share_of_read_limit"] = significant(num_bytes * rates / bandwidth)
@@ -225,7 +252,7 @@ def _roofline(context: float, turns: Sequence[Turn], engine: Mapping[str, object
 
 def _foreign_load(turns: Sequence[Turn]) -> float | None:
     """The largest share of the machine that other work took in any turn: above a few per cent, measure again."""
-    timings = [timing for turn in turns for timing in (turn.ours, *turn.peer.values())]
+    timings = [timing for turn in turns for timing in (*turn.ours.values(), *turn.peer.values())]
     shares = [timing.foreign_load for timing in timings if timing.foreign_load is not None]
     return max(shares, default=None)
 

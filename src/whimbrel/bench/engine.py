@@ -2,29 +2,31 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
+from whimbrel.attention.sparse import SparseConfig
 from whimbrel.bench.bandwidth import MEMORY_BYTES, read_bandwidth
 from whimbrel.bench.record import ForeignLoad, peak_memory
-from whimbrel.bench.side import Scores, Timing
+from whimbrel.bench.side import DENSE, SPARSE, Scores, Timing
 from whimbrel.engine import Engine
 from whimbrel.engine.request import Request, SamplingParams, StepOutput
 from whimbrel.engine.store import bytes_per_block
+from whimbrel.errors import UnsupportedCapability
 from whimbrel.formats.packed import PackedTensor
 from whimbrel.models.loading import load_model
 from whimbrel.models.params import Params
 from whimbrel.ops.dispatch import bind
 
-SETTING = "as stored"
 WARM_UP = 600
 """Tokens of the warm-up: more than one chunk of a prompt."""
 
 
 class EngineSide:
-    """The engine with one sequence at a time and no memory of earlier prompts."""
+    """The engine with one sequence at a time and no memory of earlier prompts; a setting is a way to attend."""
 
-    settings = (SETTING,)
+    settings = (DENSE, SPARSE)
 
     def __init__(
         self,
@@ -38,15 +40,17 @@ class EngineSide:
     ) -> None:
         """Load the model; raises as ``load_model``, ``bind`` and ``Engine`` do."""
         self._model = load_model(path, weights=weights)
-        self._engine = Engine(
-            self._model,
-            ops=bind(implementation),
-            max_context=max(max_context, WARM_UP + 8),
-            max_sequences=1,
-            kv_dtype=kv_dtype,
-            prefix_sharing=False,
-            threads=threads,
-        )
+        self._options: dict[str, Any] = {
+            "ops": bind(implementation),
+            "max_context": max(max_context, WARM_UP + 8),
+            "max_sequences": 1,
+            "kv_dtype": kv_dtype,
+            "prefix_sharing": False,
+            "threads": threads,
+        }
+        self._setting = ""
+        self._engine: Engine
+        self._engine_for(DENSE)
 
     def describe(self) -> Mapping[str, object]:
         """Peak memory so far, bytes that decoding one token reads, and how fast the engine's threads can read."""
@@ -69,8 +73,13 @@ class EngineSide:
         """One prompt of two chunks and a few tokens."""
         self.measure(setting, [i % 256 for i in range(WARM_UP)], 4)
 
+    def measure_at(self, setting: str, depth: int, chunk: int, decode: int) -> Timing:
+        """Nobody asks: our side always reads whole prompts."""
+        raise UnsupportedCapability("the engine reads whole prompts; measure_at is for the peer")
+
     def measure(self, setting: str, prompt: Sequence[int], decode: int) -> Timing:
         """See ``Side.measure``. A decode step is the engine's whole step: plan, run, choose the token, commit."""
+        self._engine_for(setting)
         with ForeignLoad() as foreign:
             start = time.perf_counter()
             steps = self._steps(prompt, SamplingParams(max_tokens=decode + 1, ignore_eos=True))
@@ -89,6 +98,7 @@ class EngineSide:
 
     def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
         """See ``Side.greedy``."""
+        self._engine_for(DENSE)
         return [
             token
             for step in self._steps(prompt, SamplingParams(max_tokens=count, ignore_eos=True))
@@ -97,12 +107,21 @@ class EngineSide:
 
     def score(self, token_ids: Sequence[int], first: int, top: int) -> Scores:
         """See ``Side.score``."""
+        self._engine_for(DENSE)
         steps = self._steps(token_ids, SamplingParams(max_tokens=0, prompt_logprobs=top))
         found = [logprob for step in steps for logprob in step.prompt_logprobs][first - 1 :]
         return Scores(logprobs=tuple(one.logprob for one in found), top=tuple(one.top for one in found))
 
     def close(self) -> None:
         """Nothing outlives the process."""
+
+    def _engine_for(self, setting: str) -> None:
+        """Let the engine be one that attends that way; there is one at a time, since each has a cache."""
+        if setting != self._setting:
+            config = self._model.config
+            sparse = None if setting == DENSE else config.sparse or SparseConfig()
+            self._engine = Engine(replace(self._model, config=replace(config, sparse=sparse)), **self._options)
+            self._setting = setting
 
     def _steps(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[StepOutput]:
         """Steps of one request; raises the engine's error if it ends with one."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from whimbrel.bench.llama_state import repeated
 from whimbrel.errors import FormatError, MissingExtra, PromptTooLong, WhimbrelError
 
 N_BATCH = 2048
@@ -165,6 +166,38 @@ class LlamaContext:
             self._decode(self._llama.llama_batch_get_one(piece, count))
         self._llama.llama_synchronize(self._handle)
         self.length += len(token_ids)
+
+    def reach(self, depth: int) -> None:
+        """A sequence of ``depth`` tokens (a multiple of ``N_UBATCH``), most of them copies of the first ones.
+
+        For measurements only: the keys and values are repeated, not computed. Raises ``FormatError`` and
+        ``WhimbrelError`` where the library's saved state is not as ``llama_state`` knows it.
+        """
+        self.clear()
+        times, rest = divmod(depth, N_UBATCH)
+        assert not rest, "depths are multiples of a piece"
+        if times:
+            self.feed([i % 256 for i in range(N_UBATCH)])
+        if times > 1:
+            self._restore(repeated(self._save(), N_UBATCH, times))
+        self.length = depth
+
+    def forget(self, length: int) -> None:
+        """Drop the tokens from ``length`` on."""
+        self._llama.llama_memory_seq_rm(self._llama.llama_get_memory(self._handle), 0, length, -1)
+        self.length = length
+
+    def _save(self) -> bytes:
+        size = self._llama.llama_state_seq_get_size(self._handle, 0)
+        buffer = (ctypes.c_uint8 * size)()
+        written = self._llama.llama_state_seq_get_data(self._handle, buffer, size, 0)
+        return bytes(buffer)[:written]
+
+    def _restore(self, state: bytearray) -> None:
+        self.clear()
+        buffer = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        if self._llama.llama_state_seq_set_data(self._handle, buffer, len(state), 0) != len(state):
+            raise WhimbrelError("llama.cpp refused a saved sequence that was made longer")
 
     def logits(self) -> Logits:
         """A copy of the logits ``[V]`` after the last token."""

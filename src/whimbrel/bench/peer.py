@@ -53,6 +53,21 @@ class LlamaCppSide:
                 end = time.perf_counter()
         return Timing(prefill=first - start, decode=end - first, decoded=decode, foreign_load=foreign.share)
 
+    def measure_at(self, setting: str, depth: int, chunk: int, decode: int) -> Timing:
+        """See ``Side.measure_at``."""
+        with self._context(setting, depth + chunk + decode) as context:
+            context.reach(depth)
+            context.feed([1])  # the first step after a restored state sets buffers up
+            context.forget(depth)
+            with ForeignLoad() as foreign:
+                start = time.perf_counter()
+                context.feed([i % 256 for i in range(chunk)])
+                first = time.perf_counter()
+                for token in range(decode):
+                    context.feed((token,))
+                end = time.perf_counter()
+        return Timing(prefill=first - start, decode=end - first, decoded=decode, foreign_load=foreign.share)
+
     def tokenize(self, text: str) -> list[int]:
         """See ``Side.tokenize``."""
         return self._models[FILE].tokenize(text)

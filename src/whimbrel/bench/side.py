@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+DENSE, SPARSE = "dense", "sparse"
+"""Our side's settings: to attend to everything, or by InfLLM v2 with the model's constants or the published ones."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
@@ -48,6 +51,13 @@ class Side(Protocol):
 
     def measure(self, setting: str, prompt: Sequence[int], decode: int) -> Timing:
         """Read ``prompt`` from nothing, then compute ``decode`` further tokens one at a time."""
+        ...
+
+    def measure_at(self, setting: str, depth: int, chunk: int, decode: int) -> Timing:
+        """A chunk of a prompt after ``depth`` tokens that needn't be computed, then ``decode`` tokens one at a time.
+
+        ``depth`` is a multiple of 512. ``prefill`` of the result is the chunk's time.
+        """
         ...
 
     def tokenize(self, text: str) -> list[int]:

@@ -57,6 +57,10 @@ class RemoteSide:
         """See ``Side.measure``."""
         return Timing(**self._call("measure", setting, list(prompt), decode))
 
+    def measure_at(self, setting: str, depth: int, chunk: int, decode: int) -> Timing:
+        """See ``Side.measure_at``."""
+        return Timing(**self._call("measure_at", setting, depth, chunk, decode))
+
     def tokenize(self, text: str) -> list[int]:
         """See ``Side.tokenize``."""
         ids: list[int] = self._call("tokenize", text)

@@ -57,7 +57,7 @@ def listed(lists: Tensor, length: int, block_size: int = BLOCK_SIZE) -> Tensor:
 
 def _probabilities(q: Tensor, keys: Tensor, seen: Tensor, scale: float) -> Tensor:
     """q [n, H, D], keys [L, G, D], seen [n, L] or [G, n, L], to [G, H / G, n, L]."""
-    heads = q.unflatten(1, (keys.shape[1], -1))
+    heads = q.reshape(q.shape[0], keys.shape[1], -1, q.shape[-1])
     scores = scale * torch.einsum("nghd,lgd->ghnl", heads, keys)
     seen = seen[None, None] if seen.ndim == 2 else seen[:, None]
     wide = torch.promote_types(q.dtype, torch.float32)
@@ -68,5 +68,5 @@ def _add_mass(mass: Any, probabilities: Tensor) -> None:
     """Add what one row gives to each block: mass [G, max_blocks], probabilities [G, h, 1, L]."""
     keys = probabilities.detach().sum(1)[:, 0]
     padded = torch.nn.functional.pad(keys, (0, -keys.shape[-1] % BLOCK_SIZE))
-    per_block = padded.unflatten(-1, (-1, BLOCK_SIZE)).sum(-1)
+    per_block = padded.reshape(len(keys), -1, BLOCK_SIZE).sum(-1)
     mass[:, : per_block.shape[-1]] += per_block.cpu().numpy()

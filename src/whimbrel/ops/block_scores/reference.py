@@ -48,7 +48,7 @@ def slots(inputs: Any, sequence: int) -> Tensor:
 def kernel_mass(q: Tensor, kernels: Tensor, positions: Tensor, scale: float, sparse: Any) -> Tensor:
     """P: q [n, H, D], kernels [v, G, D] and positions [n] to [G, n, v]."""
     groups = kernels.shape[1]
-    heads = q.unflatten(1, (groups, -1))
+    heads = q.reshape(q.shape[0], groups, -1, q.shape[-1])
     scores = scale * torch.einsum("nghd,vgd->ghnv", heads, kernels)
     scores = scores.masked_fill(~visible(positions, kernels.shape[0], sparse.kernel_size, sparse), -torch.inf)
     normaliser = torch.logsumexp(
@@ -61,7 +61,8 @@ def kernel_mass(q: Tensor, kernels: Tensor, positions: Tensor, scale: float, spa
 def visible(positions: Tensor, kernels: int, size: int, sparse: Any, strides: int = 1) -> Tensor:
     """[n, kernels]: kernel i, of ``size`` tokens and ``strides`` strides apart, ends at or before the position."""
     last = torch.arange(kernels, device=positions.device) * sparse.kernel_stride * strides + size - 1
-    return last <= positions[:, None]
+    seen: Tensor = last <= positions[:, None]
+    return seen
 
 
 def pool_to_blocks(mass: Tensor, blocks: int, sparse: Any) -> Tensor:

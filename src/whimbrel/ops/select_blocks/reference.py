@@ -30,7 +30,8 @@ def run(
 
 def is_dense(positions: Tensor, sparse: Any) -> Tensor:
     """[n] bool: the token attends to everything."""
-    return (positions + 1 < sparse.dense_len) | (positions // sparse.block_size < sparse.num_blocks)
+    dense: Tensor = (positions + 1 < sparse.dense_len) | (positions // sparse.block_size < sparse.num_blocks)
+    return dense
 
 
 def top_blocks(scores: Tensor, sparse: Any) -> Tensor:

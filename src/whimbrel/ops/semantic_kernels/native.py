@@ -15,5 +15,8 @@ def run(inputs: Any, cache: Any, layer: int, *, sparse: Any, rope: Any | None = 
     """Writes the kernels that end in this step."""
     if inputs.tree_masks is not None:
         return
-    tables = (rope.cos, rope.sin) if sparse.use_nope else (None, None)
+    tables: tuple[Any, Any] = (None, None)
+    if sparse.use_nope:
+        assert rope is not None, "keys are turned back by the rotary table"
+        tables = (rope.cos, rope.sin)
     _native.semantic_kernels(inputs.cu_seqlens, inputs.kv_lengths, inputs.block_tables, cache.pool, layer, *tables)

@@ -29,7 +29,8 @@ def run(inputs: Any, cache: Any, layer: int, *, sparse: Any, rope: Any | None = 
 
 def count(tokens: int, sparse: Any) -> int:
     """Kernels that end within the first ``tokens``."""
-    return max(0, (tokens - sparse.kernel_size) // sparse.kernel_stride + 1)
+    full: int = (tokens - sparse.kernel_size) // sparse.kernel_stride + 1
+    return max(0, full)
 
 
 def means(keys: Tensor, sparse: Any) -> Tensor:
