@@ -1,55 +1,27 @@
-"""``whimbrel eval``: how good is a model?"""
+"""``whimbrel eval``: how good is a model? The group of its verbs, and the options that they share.
 
-from dataclasses import asdict
+One file for each verb, ``eval_<verb>.py``: ``@verb(group=eval.group)``, and its name among the imports of ``main``.
+"""
+
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from whimbrel.cli import options, terminal
-from whimbrel.cli.answer import open_model
-from whimbrel.cli.shell import app, verb
+from whimbrel.cli.shell import app
 
 group = typer.Typer(help="Measure how good a model is.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(group, name="eval")
 
-
-@verb(group=group)
-def ppl(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Text, Markdown, HTML or PDF.")],
-    model: options.Model = None,
-    window: Annotated[
-        int, typer.Option("--window", "-w", parser=options.quantity, metavar="TOKENS", help="Tokens read at a time.")
-    ] = 512,
-    windows: Annotated[int | None, typer.Option("--windows", help="Stop after this many.")] = None,
-    threads: options.Threads = None,
-    weights: options.Weights = None,
-    kv_dtype: options.KVDtype = None,
-    json: options.Json = False,
-) -> None:
-    """Perplexity of documents; lower is better.
-
-    Windows and scored tokens are those of llama.cpp's perplexity tool, so the numbers can be compared.
-    """
-    from whimbrel.eval.perplexity import perplexity
-    from whimbrel.formats.document import read_document
-
-    text = "\n\n".join(read_document(path) for path in files)
-    llm = open_model(model=model, context=window, threads=threads, weights=weights, kv_dtype=kv_dtype)
-    ids, begin = llm.tokenize(text), llm.tokenizer.bos_token_id
-    with terminal.progress("windows") as progress:
-        found = perplexity(
-            llm.executor,
-            ids,
-            window=window,
-            begin=begin if ids[:1] == [begin] else None,
-            max_windows=windows,
-            progress=lambda done, total: progress("reading", done, total),
-        )
-    if json:
-        terminal.result_json({"model": llm.source, **asdict(found)})
-    else:
-        terminal.result(
-            f"perplexity {found.perplexity:.4f} +- {found.standard_error:.4f}"
-            f" ({found.scored:,} tokens scored in {len(found.windows)} windows of {found.window})"
-        )
+Lengths = Annotated[
+    str, typer.Option("--lengths", "-l", metavar="TOKENS,...", help="Lengths of the prompts, such as 1k,2k,4k.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed makes the same items.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Only the first items, this many.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE.json", help="Save the result here; items go to FILE.jsonl as they are done."
+    ),
+]
+Chat = Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template.")]

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import whimbrel
-from whimbrel.cli import ask, bench, config, doctor, eval, init, list, ops, plan, pull, rm, run, show  # noqa: F401  (register)
+from whimbrel.cli import ask, bench, config, doctor, eval_ppl, init, list, ops, plan, pull, rm, run, show  # noqa: F401  (register)
 from whimbrel.cli.shell import app
 
 
