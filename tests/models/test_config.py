@@ -57,9 +57,9 @@ def test_both_spellings_of_rope() -> None:
 
 def test_unknown_keys_are_logged_and_kept(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        config = tiny.config("minicpm", sparse_config={"topk": 64}, torch_dtype="bfloat16", warp_factor=9)
-    assert config.unknown_keys == ("sparse_config", "warp_factor")
-    assert "sparse_config, warp_factor" in caplog.text
+        config = tiny.config("minicpm", shields="up", torch_dtype="bfloat16", warp_factor=9)
+    assert config.unknown_keys == ("shields", "warp_factor")
+    assert "shields, warp_factor" in caplog.text
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
