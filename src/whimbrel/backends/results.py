@@ -39,6 +39,8 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     """of the prompt's tokens but the first, if they were asked for"""
+    block_mass: tuple[float, ...] = ()
+    """share of the answer's attention that each block of 64 tokens got, if it was asked for; adds up to 1"""
 
     @property
     def prefill_rate(self) -> float | None:

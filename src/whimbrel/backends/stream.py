@@ -114,6 +114,7 @@ class Stream:
             seed=self._last.seed,
             logprobs=tuple(self._logprobs),
             prompt_logprobs=tuple(self._prompt_logprobs),
+            block_mass=_shares(self._last),
         )
 
     def drain(self) -> Completion:
@@ -136,3 +137,12 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _shares(step: Step) -> tuple[float, ...]:
+    """Each block's share of the attention so far; () where it wasn't asked for, or no token came after the first."""
+    if step.block_mass is None:
+        return ()
+    mass = step.block_mass.sum(axis=0, dtype="float64")
+    total = mass.sum()
+    return tuple((mass / total).tolist()) if total > 0 else ()

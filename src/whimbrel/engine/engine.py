@@ -11,6 +11,8 @@ from importlib import import_module
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from whimbrel import hardware
 from whimbrel.engine import limits
 from whimbrel.engine.blocks import blocks_for
@@ -134,6 +136,9 @@ class Engine:
             stops |= frozenset(self.config.eos_token_ids)
         seed = secrets.randbits(63) if params.seed is None else params.seed
         sequence = Sequence(self._next_id, request, seed=seed, limit=limit, stops=stops, now=perf_counter())
+        if params.block_mass:
+            blocks = blocks_for(self.max_context)
+            sequence.mass = np.zeros((self.config.num_key_value_heads, blocks), np.float32)
         self._next_id += 1
         self._sequences[sequence.id] = sequence
         self._scheduler.add(sequence)
@@ -280,6 +285,7 @@ def _output(
         prompt_logprobs,
         finish_reason,
         choice.error,
+        None if sequence.mass is None else sequence.mass[:, : blocks_for(len(sequence.tokens))],
     )
 
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from whimbrel.errors import InvalidParameter, UsageError, WhimbrelError
 
@@ -72,6 +73,8 @@ class SamplingParams:
     """report log-probabilities of written tokens, with this many alternatives (0: of the token alone)"""
     prompt_logprobs: int | None = None
     """the same for the prompt's tokens; reads the whole prompt anew, because cached blocks have no hidden states"""
+    block_mass: bool = False
+    """report how much attention the written tokens give to each block of 64 tokens"""
 
     def __post_init__(self) -> None:
         """Raises ``InvalidParameter`` for the first value out of its range."""
@@ -192,6 +195,9 @@ class StepOutput:
     """None while there is more to come"""
     error: WhimbrelError | None = None
     """what went wrong, for the one who asked to raise; other sequences go on"""
+    block_mass: npt.NDArray[np.float32] | None = None
+    """[G, blocks] probability mass so far, summed over layers and query heads, of all written tokens but the first; one
+    array for the whole request, which later steps go on adding to"""
 
 
 class Sequence:
@@ -208,6 +214,7 @@ class Sequence:
         "id",
         "last_token",
         "limit",
+        "mass",
         "miss",
         "params",
         "preempted",
@@ -241,6 +248,8 @@ class Sequence:
         self.blocks: list[int] = []
         self.hashes: list[bytes] = []
         self.seen: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+        self.mass: npt.NDArray[np.float32] | None = None
+        """[G, max_blocks] attention that blocks got, where the request asks for it"""
         self.counts: np.ndarray[Any, np.dtype[np.int32]] | None = None
         self.arrived = now
         self.started: float | None = None

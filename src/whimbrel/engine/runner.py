@@ -53,6 +53,8 @@ class Runner:
         """One forward pass. The cache holds the plan's tokens afterwards; sequences are unchanged."""
         inputs = self._decode_inputs(plan) or self._new_inputs(plan)
         hidden = decoder.forward(self._params, self._config, self._ops, self._rope, inputs, self._cache)
+        if inputs.block_mass is not None:
+            _collect_mass(plan, inputs.block_mass)
         prompt = self._score_prompts(plan, hidden)
         return StepLogits(self._head(plan, hidden), prompt)
 
@@ -72,6 +74,7 @@ class Runner:
             cu_seqlens=np.cumsum([0, *counts], dtype=np.int32),
             kv_lengths=np.array([work.sequence.computed + work.count for work in works], np.int32),
             block_tables=self._tables(sequences),
+            block_mass=self._new_mass(sequences),
         )
         decodes = plan.num_tokens == len(works)
         self._batch, self._inputs = (sequences, inputs) if decodes else ([], None)
@@ -93,6 +96,13 @@ class Runner:
         if len(works) > 1:
             inputs.block_tables[:] = self._tables(self._batch)
         return inputs
+
+    def _new_mass(self, sequences: list[Sequence]) -> npt.NDArray[np.float32] | None:
+        """Room for the attention that blocks get in a step, [S, G, max_blocks], if a sequence wants it."""
+        if all(sequence.mass is None for sequence in sequences):
+            return None
+        heads, blocks = self._cache.num_key_value_heads, self._cache.tables.shape[1]
+        return np.zeros((len(sequences), heads, blocks), np.float32)
 
     def _tables(self, sequences: list[Sequence]) -> npt.NDArray[np.int32]:
         """[S, max_blocks]; of one sequence the cache's own row, without a copy."""
@@ -138,3 +148,14 @@ class Runner:
 
     def _logits(self, hidden: Any) -> Any:
         return decoder.logits(self._params, self._config, self._ops, hidden)
+
+
+def _collect_mass(plan: StepPlan, mass: npt.NDArray[np.float32]) -> None:
+    """Add what a step's decoding rows gave to each block, [S, G, max_blocks], to their sequences, and clear it.
+
+    Rows that still read the prompt, and are alone by chance, don't count.
+    """
+    for row, work in zip(mass, plan.works, strict=True):
+        if work.sequence.mass is not None and work.sequence.computed >= work.sequence.prompt_length:
+            work.sequence.mass += row
+    mass[:] = 0
