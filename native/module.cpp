@@ -189,7 +189,11 @@ struct BoundPool {
   LazyMemory memory, kernel_memory;
   std::vector<uint8_t*> blocks;
   std::vector<KernelExtent> extents;
-  std::vector<nb::object> attached;  // keeps the documents' memory alive
+  struct Attachment {
+    int first;
+    std::vector<nb::object> arrays;  // keep the memory alive; none once it was detached
+  };
+  std::vector<Attachment> attached;
   BoundPool(int num_blocks, int num_layers, int num_heads, int head_dim, const std::string& dtype, bool kernels) {
     require(num_blocks > 0 && num_layers > 0 && num_heads > 0, "a pool needs blocks, layers and heads");
     require(head_dim > 0 && head_dim % 16 == 0 && head_dim <= 256, "head_dim must be a multiple of 16, at most 256");
@@ -222,20 +226,37 @@ struct BoundPool {
     pool.extents = extents.data(), pool.num_extents = int(extents.size());
   }
 
-  // Read-only blocks that lie elsewhere, and their semantic kernels; returns the number of the first.
+  // Read-only blocks that lie elsewhere, and their semantic kernels (empty where the pool keeps none); returns the
+  // number of the first.
   int attach(const Bytes& data, const Bytes& codes, const Bytes& scales) {
-    require(pool.kernel_dim > 0, "attach: this pool keeps no semantic kernels");
     require(data.size() > 0 && data.size() % pool.block_bytes == 0, "attach: data must be whole blocks of this pool");
     const int first = int(blocks.size()), count = int(data.size() / pool.block_bytes);
-    require(codes.size() == code_bytes(count) && scales.size() == scale_bytes(count), "attach: kernels must belong to the blocks");
+    const bool kept = pool.kernel_dim > 0;
+    require(codes.size() == (kept ? code_bytes(count) : 0) && scales.size() == (kept ? scale_bytes(count) : 0),
+            "attach: kernels must belong to the blocks, and be empty where the pool keeps none");
     // Nobody writes attached blocks: the cache copies what it changes.
     uint8_t* base = const_cast<uint8_t*>(data.data());
     for (int i = 0; i < count; ++i) blocks.push_back(base + size_t(i) * pool.block_bytes);
     const auto* scale = reinterpret_cast<const float*>(scales.data());
-    extents.push_back({first, count, const_cast<uint8_t*>(codes.data()), const_cast<float*>(scale)});
-    for (const Bytes& array : {data, codes, scales}) attached.push_back(nb::cast(array));
+    if (kept) extents.push_back({first, count, const_cast<uint8_t*>(codes.data()), const_cast<float*>(scale)});
+    attached.push_back({first, {nb::cast(data), nb::cast(codes), nb::cast(scales)}});
     refresh();
     return first;
+  }
+
+  // Lets the memory of attached blocks go. Their numbers stay taken until everything attached after them has gone too.
+  void detach(int first) {
+    for (Attachment& attachment : attached)
+      if (attachment.first == first && !attachment.arrays.empty()) {
+        attachment.arrays.clear();
+        while (!attached.empty() && attached.back().arrays.empty()) {
+          blocks.resize(size_t(attached.back().first));
+          if (pool.kernel_dim) extents.pop_back();
+          attached.pop_back();
+        }
+        return refresh();
+      }
+    require(false, "detach: nothing is attached there");
   }
 
   void copy_block(int from, int to) {
@@ -485,6 +506,7 @@ NB_MODULE(_native, m) {
       .def("copy_block", &BoundPool::copy_block, "source"_a, "target"_a, "Copy keys, values and semantic kernels of one block, all layers.")
       .def("attach", &BoundPool::attach, "data"_a, "kernel_codes"_a, "kernel_scales"_a,
            "Read-only blocks in memory elsewhere, with their semantic kernels, as uint8 arrays; returns the number of the first.")
+      .def("detach", &BoundPool::detach, "first"_a, "Let the memory go that was attached as the blocks from this number on.")
       .def("kernel_sizes", [](const BoundPool& p, int count) { return nb::make_tuple(p.code_bytes(count), p.scale_bytes(count)); },
            "num_blocks"_a, "Bytes of codes and of scales that the semantic kernels of so many blocks take.")
       .def_prop_ro("kernel_dim", [](const BoundPool& p) { return p.pool.kernel_dim; })
