@@ -21,10 +21,11 @@ from whimbrel.ops.select_blocks.reference import top_blocks
 from whimbrel.ops.semantic_kernels.reference import count, means
 
 ROWS = 64
-"""Queries of a tile. On SmolLM2's keys 64 neighbours name about twice the blocks that one of them does."""
+"""Queries of a tile. With 12 blocks of 128 (9 heads, 8,192 tokens) it takes half of dense attention's time if neighbours
+choose alike, and 2.5 times as long if all choose at random: then a tile's union is half of all blocks."""
 
-SCORES = 1 << 23
-"""Scores of semantic kernels that are held at a time: 32 MiB of fp32."""
+SELECTED = 256
+"""Queries that choose at a time: 64 and 1,024 at a time take a sixth longer (8,192 tokens, 9 heads)."""
 
 
 def sparse_attention(
@@ -58,13 +59,11 @@ def select(q: Tensor, k: Tensor, *, sparse: SparseConfig, scale: float) -> Tenso
     """
     with torch.no_grad():
         kernels = means(k.detach().transpose(0, 1), sparse)
-        chosen, row = [], 0
-        while row < q.shape[1]:
-            position = k.shape[1] - q.shape[1] + row
-            rows = max(ROWS, SCORES // (len(q) * (count(position + 1, sparse) + 1)) // ROWS * ROWS)
-            part = q[:, row : row + rows].transpose(0, 1)
-            chosen.append(_choose(part, kernels, position, scale, sparse))
-            row += rows
+        first = k.shape[1] - q.shape[1]
+        chosen = [
+            _choose(q[:, row : row + SELECTED], kernels, first + row, scale, sparse)
+            for row in range(0, q.shape[1], SELECTED)
+        ]
         return torch.cat(chosen, 1)
 
 
@@ -115,12 +114,46 @@ def _sequence(q: Tensor, k: Tensor, v: Tensor, start: int, sparse: SparseConfig,
 
 
 def _choose(q: Tensor, kernels: Tensor, position: int, scale: float, sparse: SparseConfig) -> Tensor:
-    """Lists [G, n, K] of rows [n, H, D], the first of which stands at ``position``; kernels [v, G, D]."""
-    positions = torch.arange(position, position + len(q), device=q.device)
-    length = position + len(q)
-    mass = block_scores.kernel_mass(q, kernels[: count(length, sparse)], positions, scale, sparse)
+    """Lists [G, n, K] of rows [H, n, D], the first of which stands at ``position``; kernels [v, G, D]."""
+    positions = torch.arange(position, position + q.shape[1], device=q.device)
+    length = position + q.shape[1]
+    mass = _kernel_mass(q, kernels[: count(length, sparse)], positions, scale, sparse)
     pooled = block_scores.pool_to_blocks(mass, -(-length // sparse.block_size), sparse)
     return top_blocks(block_scores.force(pooled, positions, sparse), sparse)
+
+
+def _kernel_mass(q: Tensor, kernels: Tensor, positions: Tensor, scale: float, sparse: SparseConfig) -> Tensor:
+    """``block_scores.kernel_mass`` in a fourth of its time: exponentials in place, masks on sums over heads.
+
+    q [H, n, D], kernels [v, G, D] and positions [n] to [G, n, v].
+    """
+    groups, rows = kernels.shape[1], q.shape[1]
+    heads = _wide(q)[0].reshape(groups, -1, q.shape[2])
+    scores = _scores(heads, kernels, scale)
+    seen = block_scores.visible(positions, len(kernels), sparse.kernel_size, sparse)
+    if sparse.lse == "exact":
+        norms = _log_sum(scores, seen)
+    else:
+        coarse = kernels.unfold(0, 7, 4)[..., ::2].mean(-1) if len(kernels) >= 7 else kernels[:0]
+        norms = _log_sum(
+            _scores(heads, coarse, scale),
+            block_scores.visible(positions, len(coarse), 4 * sparse.kernel_size, sparse, block_scores.COARSE),
+        )
+    mass = scores.sub_(norms).exp_().unflatten(1, (-1, rows)).sum(1)
+    return mass.masked_fill_(~(seen & mass.isfinite()), 0)
+
+
+def _scores(heads: Tensor, kernels: Tensor, scale: float) -> Tensor:
+    """[G, h n, D] and [v, G, D] to [G, h n, v]."""
+    return torch.bmm(heads, kernels.to(heads.dtype).permute(1, 2, 0) * scale)
+
+
+def _log_sum(scores: Tensor, seen: Tensor) -> Tensor:
+    """logsumexp of [G, h n, v] over those seen [n, v], [G, h n, 1]; -inf where there are none."""
+    rows = scores.unflatten(1, (-1, len(seen))).masked_fill(~seen, -torch.inf)
+    if not seen.shape[1]:
+        return scores.new_full((*scores.shape[:2], 1), -torch.inf)
+    return torch.logsumexp(rows, -1, keepdim=True).flatten(1, 2)
 
 
 class _Tiles:
