@@ -106,3 +106,45 @@ def test_a_pool_gives_none_when_all_are_used() -> None:
     assert a is not None and b is not None and pool.allocate() is None
     pool.release(a)
     assert pool.available == 1 and pool.used == 1
+
+
+def test_sequences_get_aligned_groups_of_four() -> None:
+    pool = BlockPool(17, group=4)  # the last block is no group
+    first = allocated(pool, 9)
+    assert all(block % 4 == index % 4 for index, block in enumerate(first))
+    assert all(first[index + 1] == first[index] + 1 for index in (0, 1, 2, 4, 5, 6))
+    second = allocated(pool, 4, start=6)  # continues a prefix that somebody else holds
+    assert [block % 4 for block in second[:2]] == [2, 3] and second[1] == second[0] + 1
+    assert allocated(pool, 4) and pool.allocate(0) is None  # wishes never cost a block
+    assert pool.available == 0
+
+
+def test_a_full_cache_gives_whole_groups_back() -> None:
+    pool = BlockPool(17, group=4)
+    for block in reversed(allocated(pool, 16)):
+        pool.register(block, ROOT, [block])
+        pool.release(block)
+    blocks = allocated(pool, 8)
+    assert [block % 4 for block in blocks] == [0, 1, 2, 3] * 2
+    assert blocks[:4] == list(range(blocks[0], blocks[0] + 4))
+    assert pool.idle == 8 and pool.available == 9
+    pool.audit([blocks])
+
+
+def test_a_group_that_somebody_uses_is_left_alone() -> None:
+    pool = BlockPool(4, group=4)
+    blocks = allocated(pool, 4)
+    for block in blocks[1:]:
+        pool.register(block, ROOT, [block])
+        pool.release(block)
+    assert pool.allocate(0) == blocks[1] and pool.idle == 2
+
+
+def allocated(pool: BlockPool, count: int, start: int = 0) -> list[int]:
+    """The blocks of a sequence from its block ``start`` on."""
+    blocks: list[int] = []
+    for index in range(start, start + count):
+        block = pool.allocate(index, blocks[-1] if blocks else None)
+        assert block is not None
+        blocks.append(block)
+    return blocks

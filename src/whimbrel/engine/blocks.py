@@ -3,6 +3,10 @@
 A block is *used* (someone holds a reference), *idle* (nobody does, but its contents are known and may be shared again)
 or *blank*. Idle blocks are given away last, the longest unused one first.
 
+Semantic kernels of four blocks lie together, and scoring them is fastest where four neighbours of a sequence are four
+neighbours in memory. With ``group=4`` a sequence gets its blocks in aligned groups of four as long as there are some:
+its n-th block is one whose number leaves the same rest.
+
 Contents are found by a chain of hashes: the key of a full block is blake2b(key of the block before it, its 64 ids), so
 equal keys mean equal tokens from the start of the sequence. A block that isn't full is found through its parent's key
 and compared token by token.
@@ -41,10 +45,15 @@ def block_key(parent: bytes, ids: Sequence[int]) -> bytes:
 class BlockPool:
     """Reference counts, known contents, and the order in which idle blocks are given away."""
 
-    def __init__(self, num_blocks: int) -> None:
-        """All ``num_blocks`` are blank."""
+    def __init__(self, num_blocks: int, *, group: int = 1) -> None:
+        """All ``num_blocks`` are blank. ``group``: neighbours that should belong to one sequence, in order."""
         self.num_blocks = num_blocks
-        self._blank = list(range(num_blocks - 1, -1, -1))
+        self._group = group
+        self._blank: dict[int, None] = {}  # in the order in which they became blank
+        self._blanks = [0] * blocks_for(num_blocks, group)  # of each group
+        self._whole: dict[int, None] = {}  # groups that are all blank
+        for block in range(num_blocks - 1, -1, -1):
+            self._make_blank(block)
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._references = [0] * num_blocks
         self._contents: dict[int, Contents] = {}
@@ -79,16 +88,19 @@ class BlockPool:
         """What the block is known to hold, or None."""
         return self._contents.get(block)
 
-    def allocate(self) -> int | None:
-        """A block for the caller alone, its contents forgotten; None if all are used."""
-        if self._blank:
-            block = self._blank.pop()
-        elif self._idle:
-            block, _ = self._idle.popitem(last=False)
-            self._remember_drop(block)
-            self.forget(block)
+    def allocate(self, index: int = 0, after: int | None = None) -> int | None:
+        """A block for the caller alone, its contents forgotten; None if all are used.
+
+        ``index``: which block of its sequence it will be; ``after``: the block before it. Both are wishes about order.
+        """
+        slot = index % self._group
+        if slot and after is not None and after % self._group == slot - 1 and after + 1 in self._blank:
+            block: int | None = after + 1
         else:
+            block = self._any_blank(slot)
+        if block is None:
             return None
+        self._take(block)
         self._references[block] = 1
         return block
 
@@ -106,7 +118,7 @@ class BlockPool:
             if block in self._contents:
                 self._idle[block] = None
             else:
-                self._blank.append(block)
+                self._make_blank(block)
 
     def register(self, block: int, parent: bytes, ids: Iterable[int], key: bytes | None = None) -> None:
         """Make a used block's contents known. ``key`` is that of a full block."""
@@ -164,9 +176,55 @@ class BlockPool:
         assert unused == [block for block in range(self.num_blocks) if not expected[block]], "a block leaked"
         assert all(block in self._contents for block in self._idle), "an idle block has no contents"
         assert not any(block in self._contents for block in self._blank), "a blank block has contents"
+        whole = [g for g in range(self.num_blocks // self._group) if self._blanks[g] == self._group]
+        assert sorted(self._whole) == whole and sum(self._blanks) == len(self._blank), "blank groups are miscounted"
         registered = sorted(block for siblings in self._children.values() for block in siblings)
         assert registered == sorted(self._contents), "contents and children differ"
         assert all(self._contents[block].key == key for key, block in self._full.items()), "a key leads elsewhere"
+
+    def _make_blank(self, block: int) -> None:
+        group = block // self._group
+        self._blank[block] = None
+        self._blanks[group] += 1
+        if self._blanks[group] == self._group:
+            self._whole[group] = None
+
+    def _take(self, block: int) -> None:
+        """A blank block is used from now on."""
+        group = block // self._group
+        del self._blank[block]
+        self._blanks[group] -= 1
+        self._whole.pop(group, None)
+
+    def _any_blank(self, slot: int) -> int | None:
+        """A blank block, in place ``slot`` of a whole group if there is one; idle ones are dropped where they must be.
+
+        To begin a group, a whole idle one goes even if single blank blocks are left: one odd block would shift all that
+        follow, and the first prompt after the cache has filled up would be scattered for good.
+        """
+        if not self._whole and slot == 0:
+            self._drop_oldest(self._group)
+        if self._whole:
+            return next(reversed(self._whole)) * self._group + slot
+        if not self._blank:
+            self._drop_oldest(1)
+        return next(reversed(self._blank), None)
+
+    def _drop_oldest(self, size: int) -> None:
+        """Make the longest unused idle block blank with the others of its group of ``size``, if nobody uses them."""
+        oldest = next(iter(self._idle), None)
+        if oldest is None:
+            return
+        first = oldest - oldest % size
+        neighbours = range(first, min(first + size, self.num_blocks))
+        if any(self._references[block] for block in neighbours):
+            return
+        for block in neighbours:
+            if block in self._idle:
+                del self._idle[block]
+                self._remember_drop(block)
+                self.forget(block)
+                self._make_blank(block)
 
     def _remember_drop(self, block: int) -> None:
         key = self._contents[block].key
@@ -186,6 +244,6 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return count
 
 
-def blocks_for(tokens: int) -> int:
-    """Blocks that hold so many tokens."""
-    return -(-tokens // BLOCK_SIZE)
+def blocks_for(tokens: int, size: int = BLOCK_SIZE) -> int:
+    """Blocks of ``size`` that hold so many tokens."""
+    return -(-tokens // size)

@@ -24,7 +24,7 @@ class PagedCache:
 
     def __init__(self, store: Store, *, num_blocks: int, max_sequences: int, max_blocks: int) -> None:
         """``max_blocks`` is the most that one sequence holds."""
-        self.blocks = BlockPool(num_blocks)
+        self.blocks = BlockPool(num_blocks, group=store.group)
         self.tables = np.full((max_sequences, max_blocks), -1, np.int32)
         self.num_key_value_heads = store.num_key_value_heads
         self.head_dim = store.head_dim
@@ -82,7 +82,7 @@ class PagedCache:
     def reserve(self, sequence: Sequence, length: int) -> bool:
         """Make sure that the sequence has blocks for ``length`` tokens; False if there are too few."""
         while len(sequence.blocks) * BLOCK_SIZE < length:
-            block = self.blocks.allocate()
+            block = self.blocks.allocate(len(sequence.blocks), sequence.blocks[-1] if sequence.blocks else None)
             if block is None:
                 return False
             self.tables[sequence.slot, len(sequence.blocks)] = block
@@ -165,7 +165,7 @@ class PagedCache:
             target = source
         else:
             self.blocks.share(source)
-            copy = self.blocks.allocate()
+            copy = self.blocks.allocate(len(sequence.blocks), sequence.blocks[-1] if sequence.blocks else None)
             assert copy is not None, "blocks were counted"
             self._store.copy(source, copy)
             self.blocks.release(source)
@@ -179,7 +179,7 @@ class PagedCache:
         if not self.blocks.is_shared(block):
             self.blocks.forget(block)
             return True
-        copy = self.blocks.allocate()
+        copy = self.blocks.allocate(index, sequence.blocks[index - 1] if index else None)
         if copy is None:
             return False
         self._store.copy(block, copy)

@@ -29,7 +29,13 @@ def warn_beyond_training(config: ModelConfig, max_context: int) -> None:
 
 def block_bytes(config: ModelConfig, kv_dtype: str) -> int:
     """Bytes of one block of the cache. Raises ``InvalidParameter`` for an unknown ``kv_dtype``."""
-    return bytes_per_block(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, kv_dtype)
+    return bytes_per_block(
+        config.num_hidden_layers,
+        config.num_key_value_heads,
+        config.head_dim,
+        kv_dtype,
+        kernels=config.sparse is not None,
+    )
 
 
 def count_blocks(

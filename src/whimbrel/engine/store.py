@@ -17,12 +17,17 @@ KV_DTYPES = ("bf16", "q8", "f32")
 KERNELS = 4
 """Semantic kernels that end in a block: 16 tokens apart."""
 
+KERNEL_BLOCKS = 4
+"""Blocks whose kernels the native pool keeps together, as ``native/kernels.h`` has it."""
+
 
 class Store(Protocol):
     """Keys and values of all blocks."""
 
     num_key_value_heads: int
     head_dim: int
+    group: int
+    """blocks whose semantic kernels lie together; 1 where there are none"""
 
     @property
     def pool(self) -> Any:
@@ -64,6 +69,7 @@ class ArrayStore:
             raise UnsupportedCapability("kv_dtype='q8' needs the native ops; the reference stores 'bf16' or 'f32'")
         self.num_key_value_heads = groups
         self.head_dim = head_dim
+        self.group = KERNEL_BLOCKS if kernels else 1
         self.pool = None
         self._rounds = kv_dtype == "bf16"
         self._data = np.full((num_blocks, layers, 2, BLOCK_SIZE, groups, head_dim), np.nan, np.float32)
@@ -122,6 +128,7 @@ class NativeStore:
             raise UnsupportedCapability("kv_dtype='f32' is the reference's; the native ops store 'bf16' or 'q8'")
         self.num_key_value_heads = groups
         self.head_dim = head_dim
+        self.group = KERNEL_BLOCKS if kernels else 1
         native = import_module("whimbrel._native")
         self.pool = native.KVPool(num_blocks, layers, groups, head_dim, kv_dtype, kernels)
 
@@ -152,11 +159,15 @@ def check_kv_dtype(kv_dtype: str) -> None:
         raise InvalidParameter(f"kv_dtype={kv_dtype!r} is unknown; there are {', '.join(KV_DTYPES)}")
 
 
-def bytes_per_block(layers: int, groups: int, head_dim: int, kv_dtype: str) -> int:
-    """Bytes of one block of 64 tokens, keys and values of all layers."""
+def bytes_per_block(layers: int, groups: int, head_dim: int, kv_dtype: str, *, kernels: bool = False) -> int:
+    """Bytes of one block of 64 tokens, keys and values of all layers, with its semantic kernels if it has them.
+
+    Kernels are 8 bits and a scale each, head_dim rounded up to 64: 1/32 of the keys and values in bf16, 1/17 in q8.
+    """
     check_kv_dtype(kv_dtype)
     per_vector = {"f32": 4 * head_dim, "bf16": 2 * head_dim, "q8": head_dim + 4}[kv_dtype]
-    return BLOCK_SIZE * layers * 2 * groups * per_vector
+    per_kernel = -(-head_dim // 64) * 64 + 4 if kernels else 0
+    return layers * groups * (BLOCK_SIZE * 2 * per_vector + KERNELS * per_kernel)
 
 
 def to_numpy(array: Any) -> Any:
