@@ -11,6 +11,7 @@ WhimbrelError                    exit code 1   anything we can explain in one li
 ├── UnsupportedImplementation                  an op was asked for an implementation that can't serve it
 ├── UnsupportedCapability                      a backend was asked for something it lacks
 ├── DownloadError                              the network, a checksum or the disk stopped a download
+├── WriteError                                 the disk is full, or refuses for another reason
 └── MissingExtra                               an optional dependency is not installed
 
 Every message says what was asked, what was found, and what to do next.
@@ -67,6 +68,10 @@ class UnsupportedCapability(WhimbrelError):
 
 class DownloadError(WhimbrelError):
     """A download stopped: network, checksum or disk."""
+
+
+class WriteError(WhimbrelError):
+    """A file could not be written: the disk is full, or refuses for another reason."""
 
 
 class MissingExtra(WhimbrelError):
