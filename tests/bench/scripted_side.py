@@ -15,7 +15,13 @@ class ScriptedSide:
         self.log: list[str] = []
 
     def describe(self) -> Mapping[str, object]:
-        return {"weight_bytes_per_token": 1_000_000, "kv_bytes_per_token_of_context": 1000, "read_bandwidth": 1e9}
+        return {
+            "weight_bytes_per_token": 1_000_000,
+            "kv_bytes_per_token_of_context": 1000,
+            "read_bandwidth": 1e9,
+            "sparse_tokens": 6144,
+            "kernel_bytes_per_token_of_context": 50.0,
+        }
 
     def warm_up(self, setting: str) -> None:
         self.log.append(f"warm {setting}")

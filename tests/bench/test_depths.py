@@ -55,6 +55,8 @@ def test_long_contexts_are_measured_dense_and_sparse_and_say_that_the_peer_was_c
     found = [(row["context"], row["attention"]) for row in rows if row["phase"] == "decode"]
     dense, sparse = "dense", "sparse"
     assert found == [(512, dense), (12288, dense), (12288, sparse), (32768, dense), (32768, sparse), (65536, sparse)]
+    sparse_bytes = next(row["bytes_per_token"] for row in rows[::-1] if row["phase"] == "decode")
+    assert sparse_bytes == 1_000_000 + 1000 * 6144 + 50 * (65536 + 4)
     assert {row["context"] for row in rows if row["peer_prompt"] != "whole"} == {32768, 65536}
 
 

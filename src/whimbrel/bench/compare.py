@@ -129,8 +129,7 @@ def measure(
     for context, (tried, turns) in taken.items():
         for attention in turns[0].ours:
             prefill, decode = (_row(phase, context, attention, tried, turns) for phase in PHASES)
-            if attention == DENSE:
-                decode |= _roofline(context + decode_tokens / 2, turns, engine)
+            decode |= _roofline(context + decode_tokens / 2, attention, turns, engine)
             rows += [prefill, decode]
     if peer is not None:
         result["peer"] = dict(peer.describe())
@@ -236,14 +235,18 @@ def _row(
     }
 
 
-def _roofline(context: float, turns: Sequence[Turn], engine: Mapping[str, object]) -> dict[str, object]:
+def _roofline(context: float, attention: str, turns: Sequence[Turn], engine: Mapping[str, object]) -> dict[str, object]:
     """What a decode row adds: bytes read for each token, and the share of the machine's read bandwidth that makes."""
     weights, kv, bandwidth = (
         engine[name] for name in ("weight_bytes_per_token", "kv_bytes_per_token_of_context", "read_bandwidth")
     )
     assert isinstance(weights, int) and isinstance(kv, int)
     num_bytes = weights + kv * context
-    rates = median(rate(turn.ours[DENSE], "decode", 0) for turn in turns)
+    if attention == SPARSE:
+        tokens, kernels = engine["sparse_tokens"], engine["kernel_bytes_per_token_of_context"]
+        assert isinstance(tokens, int) and isinstance(kernels, float)
+        num_bytes = weights + kv * min(context, tokens) + kernels * context
+    rates = median(rate(turn.ours[attention], "decode", 0) for turn in turns)
     row: dict[str, object] = {"bytes_per_token": round(num_bytes)}
     if isinstance(bandwidth, float):
         row["share_of_read_limit"] = significant(num_bytes * rates / bandwidth)

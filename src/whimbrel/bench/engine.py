@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from whimbrel.attention.inputs import BLOCK_SIZE
 from whimbrel.attention.sparse import SparseConfig
 from whimbrel.bench.bandwidth import MEMORY_BYTES, read_bandwidth
 from whimbrel.bench.record import ForeignLoad, peak_memory
@@ -15,6 +16,7 @@ from whimbrel.engine.request import Request, SamplingParams, StepOutput
 from whimbrel.engine.store import bytes_per_block
 from whimbrel.errors import UnsupportedCapability
 from whimbrel.formats.packed import PackedTensor
+from whimbrel.models.config import ModelConfig
 from whimbrel.models.loading import load_model
 from whimbrel.models.params import Params
 from whimbrel.ops.dispatch import bind
@@ -59,12 +61,15 @@ class EngineSide:
         block = bytes_per_block(
             config.num_hidden_layers, config.num_key_value_heads, config.head_dim, self._engine.kv_dtype
         )
+        sparse = config.sparse or SparseConfig()
         weights = weight_bytes(self._model.params)
         return {
             "kv_dtype": self._engine.kv_dtype,
             "peak_memory_bytes": peak,
             "weight_bytes_per_token": weights,
-            "kv_bytes_per_token_of_context": block // 64,
+            "kv_bytes_per_token_of_context": block // BLOCK_SIZE,
+            "sparse_tokens": sparse.num_blocks * sparse.block_size,
+            "kernel_bytes_per_token_of_context": kernel_bytes(config, sparse),
             "read_bandwidth": read_bandwidth(MEMORY_BYTES),
             "read_bandwidth_of_weights": read_bandwidth(weights),
         }
@@ -131,6 +136,12 @@ class EngineSide:
                 if output.error is not None:
                     raise output.error
                 yield output
+
+
+def kernel_bytes(config: ModelConfig, sparse: SparseConfig) -> float:
+    """Bytes of semantic kernels for each token of context: 8-bit codes, padded to 64, and a scale."""
+    padded = -(-config.head_dim // 64) * 64
+    return config.num_hidden_layers * config.num_key_value_heads * (padded + 4) / sparse.kernel_stride
 
 
 def weight_bytes(params: Params) -> int:
