@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from whimbrel.attention.sparse import SparseConfig
 from whimbrel.errors import FormatError, UnsupportedModel
 from whimbrel.models.config import ModelConfig
 from whimbrel.models.presets import PRESETS, preset
@@ -157,3 +158,29 @@ def test_gguf_metadata_that_is_refused(changes: dict[str, Any], error: type[Exce
 
 def test_unknown_gguf_keys_are_kept() -> None:
     assert ModelConfig.from_gguf({**GGUF, "minicpm.ssm.groups": 1}).unknown_keys == ("minicpm.ssm.groups",)
+
+
+MARK = {f"minicpm.attention.sparse.{name}": value for name, value in SparseConfig(topk=9).to_hf().items()}
+
+
+def test_a_mark_of_sparse_attention_is_read_and_written() -> None:
+    marked = tiny.config("llama", sparse_config={"topk": 9})
+    assert marked.sparse == SparseConfig(topk=9) and not marked.unknown_keys
+    assert ModelConfig.from_hf(marked.to_hf()) == marked
+    assert "sparse_config" not in tiny.config("llama").to_hf()
+    with pytest.raises(FormatError, match="top_k is unknown"):
+        tiny.config("llama", sparse_config={"top_k": 9})
+    config = ModelConfig.from_gguf({**GGUF, **MARK})
+    assert config.sparse == SparseConfig(topk=9) and not config.unknown_keys
+    assert ModelConfig.from_gguf(GGUF).sparse is None
+
+
+def test_presets_are_marked() -> None:
+    assert all(config.sparse == SparseConfig() for config in PRESETS.values())
+
+
+def test_a_damaged_mark_is_refused_and_an_unknown_key_of_it_kept() -> None:
+    with pytest.raises(FormatError, match="topk is 'nine'"):
+        ModelConfig.from_gguf({**GGUF, **MARK, "minicpm.attention.sparse.topk": "nine"})
+    later = "minicpm.attention.sparse.rounds"
+    assert ModelConfig.from_gguf({**GGUF, **MARK, later: 2}).unknown_keys == (later,)

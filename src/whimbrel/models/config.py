@@ -8,7 +8,7 @@ The muP scalings are stored as the decoder uses them: ``residual_scale = scale_d
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -334,6 +334,7 @@ def _from_gguf(metadata: Mapping[str, Any], tensors: frozenset[str]) -> ModelCon
         tie_word_embeddings="output.weight" not in tensors,
         attention_bias="blk.0.attn_q.bias" in tensors or family.attention_bias,
         qk_norm=family.qk_norm,
+        sparse=_sparse_from_gguf(keys),
         **_scales_from_gguf(keys, family, layers, hidden),
         bos_token_id=next(iter(_token_ids(metadata, "tokenizer.ggml.bos_token_id")), None),
         eos_token_ids=tuple(
@@ -343,6 +344,9 @@ def _from_gguf(metadata: Mapping[str, Any], tensors: frozenset[str]) -> ModelCon
     )
 
 
+_GGUF_SPARSE_KEYS = {field.name: f"attention.sparse.{field.name}" for field in fields(SparseConfig)}
+"""Our own keys: no other program writes or reads a mark of sparse attention."""
+
 _GGUF_KEYS = frozenset({
     "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
     "attention.layer_norm_rms_epsilon", "block_count", "context_length", "embedding_length", "embedding_scale",
@@ -350,7 +354,7 @@ _GGUF_KEYS = frozenset({
     "rope.dimension_count", "rope.freq_base", "rope.scaling.attn_factor", "rope.scaling.factor",
     "rope.scaling.finetuned", "rope.scaling.original_context_length", "rope.scaling.type",
     "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow", "vocab_size", "attention.sliding_window",
-    "tensor_data_layout",
+    "tensor_data_layout", *_GGUF_SPARSE_KEYS.values(),
 })  # fmt: skip
 
 
@@ -372,7 +376,17 @@ def _refuse_gguf(keys: Mapping[str, Any], family: Family) -> None:
             raise UnsupportedModel(f"GGUF: {family.gguf_arch}.{key} = {_short(keys[key])} is not supported")
 
 
-def _scales_from_gguf(keys: Mapping[str, Any], family: Family, layers: int, hidden: int) -> dict[str, float]:
+def sparse_to_gguf(sparse: SparseConfig) -> dict[str, Any]:
+    """The mark as metadata keys, without the architecture's prefix."""
+    return {_GGUF_SPARSE_KEYS[name]: value for name, value in sparse.to_hf().items()}
+
+
+def _sparse_from_gguf(keys: Mapping[str, Any]) -> SparseConfig | None:
+    found = {name: keys[key] for name, key in _GGUF_SPARSE_KEYS.items() if key in keys}
+    return SparseConfig.from_hf(found) if found else None
+
+
+def _scales_from_gguf(keys: Mapping[str, Any], family: Family, layers: int, hidden: int) -> dict[str, Any]:
     """The muP scalings; files of the first converters lack the keys and mean MiniCPM's values."""
     if family.model_type != "minicpm":
         return {}

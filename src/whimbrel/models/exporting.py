@@ -16,7 +16,7 @@ from whimbrel.errors import FormatError, InvalidParameter, UnsupportedModel
 from whimbrel.formats.gguf_writer import write_gguf
 from whimbrel.formats.rounding import to_bf16, to_float32
 from whimbrel.formats.safetensors import Checkpoint
-from whimbrel.models.config import ModelConfig
+from whimbrel.models.config import ModelConfig, sparse_to_gguf
 from whimbrel.models.families import Family
 from whimbrel.models.init import hf_shapes
 from whimbrel.models.loading import load_config, load_text_side
@@ -96,6 +96,8 @@ def _architecture(config: ModelConfig) -> dict[str, Any]:
         keys["embedding_scale"] = float(config.scale_emb)
         keys["residual_scale"] = float(config.residual_scale)
         keys["logit_scale"] = 1 / config.logit_scale
+    if config.sparse is not None:
+        keys |= sparse_to_gguf(config.sparse)
     keys |= _rope_keys(config)
     return {"general.architecture": arch, "general.name": config.model_type} | {
         f"{arch}.{key}": value for key, value in keys.items()

@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from whimbrel.attention.sparse import SparseConfig
 from whimbrel.errors import InvalidParameter
 from whimbrel.models.config import ModelConfig
 from whimbrel.models.rope import RopeConfig, logistic_factors
@@ -39,7 +40,10 @@ FACTORS_4_1 = _FIRST_HALF_4_1 + tuple(_SUM_4_1 - factor for factor in reversed(_
 
 
 def _minicpm4(factors: tuple[float, ...], context: int, **sizes: Any) -> ModelConfig:
-    """What the three share: vocabulary, muP scalings 12, 1.4 and 256, LongRoPE, two key/value heads."""
+    """What the three share: vocabulary, muP scalings 12, 1.4 and 256, LongRoPE, two key/value heads.
+
+    And the ``sparse_config`` that their authors publish beside the checkpoints, to be added.
+    """
     rope = RopeConfig(
         kind="longrope", short_factor=factors, long_factor=factors, original_max_position_embeddings=context
     )
@@ -53,6 +57,7 @@ def _minicpm4(factors: tuple[float, ...], context: int, **sizes: Any) -> ModelCo
         scale_emb=12.0,
         bos_token_id=1,
         eos_token_ids=(2, 73440),
+        sparse=SparseConfig(),
         **sizes,
     )
     residual, logit = 1.4 / math.sqrt(config.num_hidden_layers), 256 / config.hidden_size
