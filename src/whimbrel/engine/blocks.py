@@ -1,7 +1,8 @@
 """Which block of the cache is whose: an allocator of numbers, without the memory behind them.
 
 A block is *used* (someone holds a reference), *idle* (nobody does, but its contents are known and may be shared again)
-or *blank*. Idle blocks are given away last, the longest unused one first.
+or *blank*. Idle blocks are given away last, the longest unused one first. *Pinned* blocks lie elsewhere, with numbers
+from ``num_blocks`` on (a document on disk): they are found and shared like others, and never written or given away.
 
 Semantic kernels of four blocks lie together, and scoring them is fastest where four neighbours of a sequence are four
 neighbours in memory. With ``group=4`` a sequence gets its blocks in aligned groups of four as long as there are some:
@@ -56,6 +57,7 @@ class BlockPool:
             self._make_blank(block)
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._references = [0] * num_blocks
+        self._pinned: set[int] = set()
         self._contents: dict[int, Contents] = {}
         self._full: dict[bytes, int] = {}
         self._children: dict[bytes, set[int]] = {}
@@ -81,8 +83,8 @@ class BlockPool:
         return block in self._idle
 
     def is_shared(self, block: int) -> bool:
-        """True if more than one sequence holds the block."""
-        return self._references[block] > 1
+        """True if the block is not its holder's alone, to be written: others hold it, or it is pinned."""
+        return self._references[block] > 1 or block in self._pinned
 
     def contents(self, block: int) -> Contents | None:
         """What the block is known to hold, or None."""
@@ -106,7 +108,7 @@ class BlockPool:
 
     def share(self, block: int) -> None:
         """Hold one more reference to a used or idle block."""
-        assert self._references[block] > 0 or block in self._idle, f"block {block} is blank"
+        assert self._references[block] > 0 or block in self._idle or block in self._pinned, f"block {block} is blank"
         self._idle.pop(block, None)
         self._references[block] += 1
 
@@ -114,7 +116,7 @@ class BlockPool:
         """Give one reference back; the last one makes the block idle, or blank if its contents are unknown."""
         assert self._references[block] > 0, f"block {block} is not used"
         self._references[block] -= 1
-        if self._references[block] == 0:
+        if self._references[block] == 0 and block not in self._pinned:
             if block in self._contents:
                 self._idle[block] = None
             else:
@@ -123,11 +125,35 @@ class BlockPool:
     def register(self, block: int, parent: bytes, ids: Iterable[int], key: bytes | None = None) -> None:
         """Make a used block's contents known. ``key`` is that of a full block."""
         assert self._references[block] > 0, f"block {block} is not used"
+        self._know(block, Contents(parent, tuple(ids), key))
+
+    def pin(self, block: int, parent: bytes, ids: Iterable[int], key: bytes) -> None:
+        """Make a full block beyond the pool's own known, for good."""
+        assert block >= self.num_blocks and block not in self._pinned, f"block {block} can't be pinned"
+        self._references += [0] * (block + 1 - len(self._references))
+        self._pinned.add(block)
+        self._know(block, Contents(parent, tuple(ids), key))
+
+    def unpin(self, block: int) -> None:
+        """Forget a pinned block that nobody holds."""
+        assert block in self._pinned and self._references[block] == 0, f"block {block} is in use"
         self.forget(block)
-        self._contents[block] = Contents(parent, tuple(ids), key)
-        self._children.setdefault(parent, set()).add(block)
-        if key is not None:
-            self._full[key] = block
+        self._pinned.discard(block)
+
+    def is_pinned(self, block: int) -> bool:
+        """True if the block lies elsewhere."""
+        return block in self._pinned
+
+    def is_held(self, block: int) -> bool:
+        """True if someone holds the block."""
+        return self._references[block] > 0
+
+    def _know(self, block: int, contents: Contents) -> None:
+        self.forget(block)
+        self._contents[block] = contents
+        self._children.setdefault(contents.parent, set()).add(block)
+        if contents.key is not None:
+            self._full[contents.key] = block
 
     def forget(self, block: int) -> None:
         """The block's contents are about to change."""
@@ -139,7 +165,12 @@ class BlockPool:
         if not siblings:
             del self._children[contents.parent]
         if contents.key is not None and self._full.get(contents.key) == block:
-            del self._full[contents.key]
+            # Two documents may begin alike: the other one's block serves from now on.
+            twin = next((other for other in siblings if self._contents[other].key == contents.key), None)
+            if twin is None:
+                del self._full[contents.key]
+            else:
+                self._full[contents.key] = twin
 
     def find(self, key: bytes) -> int | None:
         """The full block of that key."""
@@ -167,7 +198,7 @@ class BlockPool:
 
     def audit(self, holders: Iterable[Sequence[int]]) -> None:
         """Check every invariant against the lists of blocks that ``holders`` hold; for tests. Raises AssertionError."""
-        expected = [0] * self.num_blocks
+        expected = [0] * len(self._references)
         for blocks in holders:
             for block in blocks:
                 expected[block] += 1

@@ -102,6 +102,17 @@ class PagedCache:
             else:
                 self._use_instead(sequence, index, self.blocks.find(key))
 
+    def count_pinned(self, ids: tuple[int, ...]) -> int:
+        """How many blocks at the beginning of ``ids`` lie outside of the cache."""
+        count, parent = 0, ROOT
+        while (count + 1) * BLOCK_SIZE < len(ids):
+            parent = block_key(parent, ids[count * BLOCK_SIZE : (count + 1) * BLOCK_SIZE])
+            block = self.blocks.find(parent)
+            if block is None or not self.blocks.is_pinned(block):
+                break
+            count += 1
+        return count
+
     def rollback(self, sequence: Sequence, length: int) -> int:
         """Forget computed tokens from ``length`` on; returns how many are still computed.
 

@@ -17,6 +17,7 @@ from whimbrel import hardware
 from whimbrel.engine import limits
 from whimbrel.engine.blocks import blocks_for
 from whimbrel.engine.cache import PagedCache
+from whimbrel.engine.document import DocumentBlocks
 from whimbrel.engine.request import FinishReason, Request, Sequence, StepOutput, TokenLogprob
 from whimbrel.engine.runner import Runner, StepLogits
 from whimbrel.engine.sampling import choose_token, note_token, token_logprobs
@@ -73,6 +74,7 @@ class Engine:
         max_sequences: int = 8,
         num_blocks: int | None = None,
         cache_bytes: int | None = None,
+        mapped_blocks: int = 0,
         kv_dtype: str = "bf16",
         prefill_chunk: int = 512,
         prefix_sharing: bool = True,
@@ -82,7 +84,8 @@ class Engine:
 
         ``max_context`` is the most tokens, prompt and answer, of one sequence (None: as many as the model was trained
         for). The cache has ``num_blocks`` blocks of 64 tokens, or as many as fit into ``cache_bytes``, or (None, None)
-        one context and a spare block.
+        one context and a spare block. ``mapped_blocks`` of a context need no room there: documents that will be attached
+        bring them.
         Raises ``InvalidParameter``, and ``DoesNotFit`` if the cache is larger than the free memory or smaller than
         one context.
         """
@@ -95,7 +98,9 @@ class Engine:
         for name, value in sizes.items():
             limits.at_least_one(name, value)
         limits.warn_beyond_training(self.config, self.max_context)
-        num_blocks = limits.count_blocks(self.config, self.max_context, kv_dtype, num_blocks, cache_bytes)
+        num_blocks = limits.count_blocks(
+            self.config, self.max_context, kv_dtype, num_blocks, cache_bytes, mapped_blocks
+        )
         native = ops.implementations.get("attend") == "native"
         if native:
             hardware.isa()  # switches the kernels to WHIMBREL_ISA
@@ -116,6 +121,8 @@ class Engine:
         rope = rope_table(self.config, self.max_context)
         self._runner = Runner(model.params, self.config, ops, rope, self._cache)
         self._sample = ops.sample
+        self.documents = DocumentBlocks(self._cache, self.config, model.params, rope, kv_dtype)
+        """what was read before and lies on disk"""
         self._sequences: dict[int, Sequence] = {}
         self._next_id = 0
         self._steps = self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
@@ -131,6 +138,8 @@ class Engine:
         params = request.params
         length = len(request.token_ids)
         limit = self.max_context if params.max_tokens is None else length + params.max_tokens
+        if self._cache.blocks.num_blocks < blocks_for(self.max_context):
+            limit = min(limit, self._room(request))
         stops = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
             stops |= frozenset(self.config.eos_token_ids)
@@ -194,6 +203,13 @@ class Engine:
     def audit(self) -> None:
         """Check the cache's invariants; for tests. Raises AssertionError."""
         self._cache.blocks.audit([sequence.blocks for sequence in self._sequences.values()])
+
+    def _room(self, request: Request) -> int:
+        """Tokens that a request can have where only documents and the cache together hold a whole context."""
+        shares = self.prefix_sharing and request.params.prompt_logprobs is None
+        pinned = self._cache.count_pinned(request.token_ids) if shares else 0
+        own = self._cache.blocks.num_blocks
+        return limits.check_room(len(request.token_ids), request.params.max_tokens, own, pinned)
 
     # --- the parts of a step
 

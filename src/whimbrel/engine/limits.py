@@ -39,14 +39,21 @@ def block_bytes(config: ModelConfig, kv_dtype: str) -> int:
 
 
 def count_blocks(
-    config: ModelConfig, max_context: int, kv_dtype: str, num_blocks: int | None, cache_bytes: int | None
+    config: ModelConfig,
+    max_context: int,
+    kv_dtype: str,
+    num_blocks: int | None,
+    cache_bytes: int | None,
+    mapped_blocks: int = 0,
 ) -> int:
     """Blocks of the cache: as many as were asked for, or one context and a spare block.
+
+    ``mapped_blocks`` of a context are not the cache's: documents on disk bring them.
 
     Raises ``DoesNotFit`` if that is less than one context or more than the free memory, ``InvalidParameter`` if both
     sizes are given.
     """
-    size, needed = block_bytes(config, kv_dtype), blocks_for(max_context)
+    size, needed = block_bytes(config, kv_dtype), max(1, blocks_for(max_context) - mapped_blocks)
     if num_blocks is not None and cache_bytes is not None:
         raise InvalidParameter("num_blocks and cache_bytes both give the cache's size; give one of them")
     if cache_bytes is not None:
@@ -78,6 +85,20 @@ def check_request(request: Request, config: ModelConfig, max_context: int) -> No
             raise InvalidParameter(
                 f"token id {token_id} in logit_bias or stop_token_ids is outside the vocabulary of {config.vocab_size}"
             )
+
+
+def check_room(length: int, answer: int | None, own_blocks: int, pinned: int) -> int:
+    """The most tokens that a sequence can have whose first ``pinned`` blocks lie outside of the cache.
+
+    Raises ``PromptTooLong`` if that is too few.
+    """
+    room = (own_blocks + pinned) * BLOCK_SIZE
+    if length + (1 if answer is None else answer) > room:
+        raise PromptTooLong(
+            f"the prompt has {length} tokens, {pinned * BLOCK_SIZE} of them in an open document; the cache holds "
+            f"{own_blocks * BLOCK_SIZE} more with the answer: ask for less, or load the model with a larger cache"
+        )
+    return room
 
 
 def _check_length(length: int, answer: int | None, max_context: int) -> None:
