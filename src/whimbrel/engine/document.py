@@ -108,8 +108,7 @@ class DocumentBlocks:
         blocks.register(number, parent, ids.tolist(), key)
         found = self.take(key)
         assert found is not None
-        for target, source in zip(found, (data, codes, scales), strict=True):
-            np.copyto(target, source, casting="no")
+        found[0][...], found[1][...], found[2][...] = data, codes, scales
         blocks.release(number)
         return key
 
