@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from whimbrel.bench import record
 from whimbrel.bench.peer_build import HEADER, cmake_arguments, works
 from whimbrel.bench.record import ForeignLoad, Spread
+from whimbrel.eval.provenance import provenance
 
 
 def test_spread() -> None:
@@ -15,7 +15,7 @@ def test_spread() -> None:
 
 
 def test_provenance_names_machine_commit_and_command() -> None:
-    found = record.provenance()
+    found = provenance()
     assert found["command"]
     assert isinstance(found["machine"], dict)
     assert found["machine"]["cores"] >= 1

@@ -19,10 +19,11 @@ from statistics import median
 from whimbrel import hardware
 from whimbrel.bench.agree import GREEDY_TOKENS, agreement
 from whimbrel.bench.depths import DEPTHS, DeepPeer
-from whimbrel.bench.record import SCHEMA_VERSION, Spread, provenance, significant
+from whimbrel.bench.record import SCHEMA_VERSION, Spread, significant
 from whimbrel.bench.side import DENSE, SPARSE, Side, Timing
 from whimbrel.bench.worker import LLAMA_CPP, WHIMBREL, RemoteSide
 from whimbrel.errors import InvalidParameter
+from whimbrel.eval.provenance import provenance
 from whimbrel.models.loading import load_config
 
 CONTEXTS = (512, 2048, 8192)
@@ -73,7 +74,7 @@ def run(
     requantized file (None: the platform's cache folder); ``progress`` gets a line of text before each step.
     Keys: ``schema_version``, ``rows`` (``phase``, ``context``, ``unit``, ``whimbrel`` and, with a peer, ``peer``,
     ``ratio``, ``peer_setting``), ``engine``, ``peer``, ``agreement``, ``model``, ``threads``, and those of
-    ``record.provenance``. Raises ``InvalidParameter``, ``MissingExtra``, and what loading raises.
+    ``eval.provenance``. Raises ``InvalidParameter``, ``MissingExtra``, and what loading raises.
     """
     threads = threads or hardware.threads()
     _check(model, contexts, against, repeats, decode_tokens)

@@ -1,17 +1,12 @@
-"""Where a number comes from: machine, instruction set, commit and command, and the spread of what was measured."""
+"""What stands beside a measurement: its spread, and what else the machine was doing."""
 
 import os
-import shlex
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
-
-import whimbrel
-from whimbrel import hardware
 
 SCHEMA_VERSION = 1
 
@@ -28,41 +23,6 @@ class Spread:
     def of(cls, values: Sequence[float]) -> "Spread":
         """Spread of at least one value, rounded to four significant digits."""
         return cls(*(significant(v) for v in (min(values), statistics.median(values), max(values))))
-
-
-def provenance() -> dict[str, object]:
-    """What stands beside every number: version, commit, command, machine and instruction set of the kernels."""
-    return {
-        "whimbrel_version": whimbrel.__version__,
-        "commit": commit(),
-        "command": command(),
-        "machine": asdict(hardware.machine()),
-        "isa": instruction_set(),
-    }
-
-
-def command() -> str:
-    """The command line of this process, the program by its name alone."""
-    program = Path(sys.argv[0])
-    return shlex.join([program.parent.name if program.name == "__main__.py" else program.name, *sys.argv[1:]])
-
-
-def commit() -> str | None:
-    """Commit of the source tree that this package runs from, with ``+`` if the tree has changes; None if installed."""
-    root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():
-        return None
-    name = _git(root, "rev-parse", "--short=12", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return None if name is None else name + ("+" if changed else "")
-
-
-def instruction_set() -> str | None:
-    """The native kernels' target on this machine, None without the native module."""
-    try:
-        return hardware.isa()
-    except ImportError:
-        return None
 
 
 class ForeignLoad:
@@ -109,12 +69,3 @@ def _busy_seconds() -> float | None:
         return None
     user, nice, system, _idle, _waiting, irq, softirq, steal = fields
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """Output of a git command, None if it fails or there is no git."""
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
