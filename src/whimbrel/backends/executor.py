@@ -9,6 +9,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from whimbrel.attention.sparse import SparseConfig
 from whimbrel.engine.request import (
     FinishReason,
     Request,
@@ -40,9 +41,15 @@ class Capabilities:
     constraints: bool = False
     """answers in a guaranteed shape"""
     speculation: bool = False
+    documents: bool = False
+    """documents that were read before can be opened"""
     devices: tuple[str, ...] = ("cpu",)
     implementation: str = ""
     """which ops compute: "native", "reference" """
+    sparse: SparseConfig | None = None
+    """which keys a token sees; None: all of them"""
+    warnings: tuple[str, ...] = ()
+    """what can make answers worse than this model's best: how it was opened, in one line each"""
 
 
 class StepStream(Protocol):

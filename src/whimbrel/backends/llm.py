@@ -47,7 +47,7 @@ class LLM:
     def __init__(self, model: str | Path | OpenModel, *, overflow: str = "error", **options: Any) -> None:
         """``model``: a local path, a name that ``resolve`` knows, or a model opened before.
 
-        ``options`` are those of ``backends.open.open_model``: context, kv_dtype, threads, weights, ...
+        ``options`` are those of ``backends.open.open_model``: context, attention, kv_dtype, threads, weights, ...
         ``overflow``: "error" refuses a prompt that is longer than the context; "truncate" leaves the oldest messages
         of a conversation out, or cuts tokens off the beginning of a text (after BOS), and says how many tokens that
         were in ``usage.truncated_tokens``.
@@ -60,6 +60,7 @@ class LLM:
         self.chat_template = opened.chat_template
         self.config = opened.config
         self.source = opened.source
+        self._trained_context = opened.trained_context
         self._overflow = overflow
         self._defaults = _defaults(opened.generation_config)
         self._stop_ids = _stop_ids(opened)
@@ -210,6 +211,11 @@ class LLM:
     def context(self) -> int:
         """Most tokens of prompt and answer together."""
         return self.executor.capabilities.max_context
+
+    @property
+    def trained_context(self) -> int:
+        """Tokens up to which answers don't suffer: trained, or with frequencies that the model's authors publish."""
+        return self.context if self._trained_context is None else self._trained_context
 
     def close(self) -> None:
         """Free weights and cache. Idempotent."""

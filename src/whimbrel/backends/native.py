@@ -6,6 +6,7 @@ for everyone; the others find their steps in their inbox. So one thread needs no
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import Lock
 
 from whimbrel.backends.executor import Capabilities, Request, SamplingParams, Step
@@ -19,8 +20,8 @@ Inbox = deque[Step]
 class NativeExecutor:
     """An ``Executor`` over one ``Engine``; safe to use from several threads."""
 
-    def __init__(self, engine: Engine, *, implementation: str = "native") -> None:
-        """Owns the engine from now on."""
+    def __init__(self, engine: Engine, *, implementation: str = "native", warnings: tuple[str, ...] = ()) -> None:
+        """Owns the engine from now on. ``warnings``: see ``Capabilities``."""
         self._engine: Engine | None = engine
         self._lock = Lock()
         self._inboxes: dict[int, Inbox] = {}
@@ -33,7 +34,10 @@ class NativeExecutor:
             logprobs=True,
             prompt_logprobs=True,
             prefix_sharing=engine.prefix_sharing,
+            documents=engine.prefix_sharing and implementation == "native",
             implementation=implementation,
+            sparse=engine.config.sparse,
+            warnings=warnings,
         )
 
     def generate(self, request: Request) -> "NativeSteps":
@@ -54,6 +58,12 @@ class NativeExecutor:
         with self._lock:
             self._engine = None
             self._inboxes.clear()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Engine]:
+        """The engine between two steps: nobody else uses it meanwhile."""
+        with self._lock:
+            yield self._running()
 
     @property
     def stats(self) -> EngineStats:

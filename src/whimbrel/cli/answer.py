@@ -20,7 +20,7 @@ _SHOW_READING_FROM = 512
 
 
 def open_model(**flags: Any) -> "LLM":
-    """Find and load the model of the flags model, context, threads, weights, kv_dtype (None: see ``cli.settings``).
+    """Find and load the model of the flags model, context, threads, weights ... (None: see ``cli.settings``).
 
     Raises ModelNotFound, FormatError, UnsupportedModel, DoesNotFit or InvalidParameter.
     """
@@ -30,6 +30,8 @@ def open_model(**flags: Any) -> "LLM":
     from whimbrel.zoo.store import resolve
 
     options = filled(flags)
+    if flags.get("attention") == "dense" and flags.get("sparse") is None:
+        options.pop("sparse", None)  # constants of a settings file, which the flag overrides
     path = resolve(options.pop("model", None))
     refuse_too_large(path, options.get("weights"))
     return LLM(path, **options)
@@ -105,10 +107,13 @@ def last_line(completion: "Completion") -> str:
     return line
 
 
-def as_json(completion: "Completion", model: str) -> dict[str, Any]:
+def as_json(completion: "Completion", llm: "LLM") -> dict[str, Any]:
     """The object that ``--json`` prints."""
+    sparse = llm.capabilities.sparse
     return {
-        "model": model,
+        "model": llm.source,
+        "attention": "dense" if sparse is None else asdict(sparse),
+        "warnings": list(llm.capabilities.warnings),
         "text": completion.text,
         "finish_reason": str(completion.finish_reason),
         "stop": completion.stop,

@@ -38,6 +38,8 @@ def ask(
     threads: options.Threads = None,
     weights: options.Weights = None,
     kv_dtype: options.KVDtype = None,
+    attention: options.Attention = None,
+    sparse: options.Sparse = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
@@ -60,7 +62,15 @@ def ask(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
     )
     documents = [(name, _read(name)) for name in files]
-    llm = open_model(model=model, context=context, threads=threads, weights=weights, kv_dtype=kv_dtype)
+    llm = open_model(
+        model=model,
+        context=context,
+        threads=threads,
+        weights=weights,
+        kv_dtype=kv_dtype,
+        attention=attention,
+        sparse=sparse,
+    )
     messages = [{"role": "system", "content": system}] if system else []
     ids = llm.prompt_ids([*messages, {"role": "user", "content": reading_prompt(documents, question)}])
     _check_length(llm, files, len(ids), sampling.get("max_tokens"))
@@ -68,7 +78,7 @@ def ask(
     stream = llm.stream_ids(ids, **sampling)
     completion = show_stream(stream, len(ids), quiet=json)
     if json:
-        terminal.result_json({**as_json(completion, llm.source), "documents": files, "question": question})
+        terminal.result_json({**as_json(completion, llm), "documents": files, "question": question})
     else:
         terminal.note(last_line(completion))
 
@@ -93,7 +103,7 @@ def _check_length(llm: "LLM", files: list[str], length: int, max_tokens: int | N
     if needed <= llm.context:
         return
     wanted = -(-(length + (512 if max_tokens is None else max_tokens)) // 1024)
-    trained = llm.config.max_position_embeddings if llm.config else llm.context
+    trained = llm.trained_context
     advice = f"give it more with --context {wanted}k"
     if wanted * 1024 > trained:
         advice = (

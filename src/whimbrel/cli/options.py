@@ -1,9 +1,10 @@
 """Options that several verbs share, written once: same flag, same meaning everywhere."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from whimbrel.cli.constants import parse_constants
 from whimbrel.cli.quantity import parse_quantities, parse_quantity
 from whimbrel.errors import InvalidParameter
 
@@ -24,6 +25,14 @@ def quantities(text: str) -> list[int]:
         raise typer.BadParameter(str(error)) from error
 
 
+def constants(text: str) -> dict[str, int | bool | str]:
+    """``topk=32,window_size=1k`` as an option's value. Raises typer.BadParameter."""
+    try:
+        return parse_constants(str(text))
+    except InvalidParameter as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Name, org/name[:quant], or path.  [default: smollm2-135m]", show_default=False),
@@ -40,6 +49,19 @@ Weights = Annotated[
 ]
 KVDtype = Annotated[
     str | None, typer.Option("--kv-dtype", help="Keys and values in the cache: bf16 or q8.  [default: bf16]")
+]
+Attention = Annotated[
+    str | None,
+    typer.Option("--attention", help="auto, dense or sparse.  [default: auto, as the model is marked]"),
+]
+Sparse = Annotated[
+    Any | None,
+    typer.Option(
+        "--sparse",
+        parser=constants,
+        metavar="NAME=VALUE,...",
+        help="Constants of sparse attention, such as topk=32,window_size=1k,dense_len=4k.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 System = Annotated[str | None, typer.Option("--system", "-s", help="System message before the conversation.")]

@@ -29,6 +29,8 @@ def run(
     threads: options.Threads = None,
     weights: options.Weights = None,
     kv_dtype: options.KVDtype = None,
+    attention: options.Attention = None,
+    sparse: options.Sparse = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -57,7 +59,15 @@ def run(
         seed=seed,
         stop=stop,
     )
-    llm = open_model(model=model, context=context, threads=threads, weights=weights, kv_dtype=kv_dtype)
+    llm = open_model(
+        model=model,
+        context=context,
+        threads=threads,
+        weights=weights,
+        kv_dtype=kv_dtype,
+        attention=attention,
+        sparse=sparse,
+    )
     if text is None:
         from whimbrel.cli.conversation import Conversation, terminal_reader
 
@@ -69,6 +79,6 @@ def run(
     stream = llm.stream_ids(ids, **sampling)
     completion = show_stream(stream, len(ids), quiet=json)
     if json:
-        terminal.result_json(as_json(completion, llm.source))
+        terminal.result_json(as_json(completion, llm))
     else:
         terminal.note(last_line(completion))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from whimbrel import hardware
+from whimbrel.cli.constants import parse_constants
 from whimbrel.cli.quantity import parse_quantity
 from whimbrel.errors import FormatError, InvalidParameter
 
@@ -22,6 +23,8 @@ MODEL_KEYS: Mapping[str, Parse] = {
     "threads": int,
     "weights": str,
     "kv_dtype": str,
+    "attention": str,
+    "sparse": parse_constants,
 }
 ANSWER_KEYS: Mapping[str, Parse] = {
     "max_tokens": parse_quantity,

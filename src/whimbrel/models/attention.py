@@ -29,16 +29,24 @@ def with_attention(
     aren't given are the checkpoint's, or else the published ones. Raises ``InvalidParameter`` for unknown or
     impossible values, and for constants of dense attention.
     """
-    if attention not in ATTENTIONS:
-        raise InvalidParameter(f"attention={attention!r} is unknown; there are {', '.join(ATTENTIONS)}")
+    check_attention(attention, constants)
     if attention == "dense":
-        if constants:
-            raise InvalidParameter("attention='dense' takes no sparse constants; leave them out or ask for 'sparse'")
         return replace(config, sparse=None), _of_dense(config)
     if attention == "auto" and not constants:
         return config, _of_auto(config)
     sparse = _constants(config.sparse or SparseConfig(), constants)
     return replace(config, sparse=sparse), _of_sparse(config, sparse)
+
+
+def check_attention(attention: str, constants: SparseConfig | Mapping[str, Any] | None = None) -> None:
+    """Raises what ``with_attention`` does for these, as far as that is known without a model."""
+    if attention not in ATTENTIONS:
+        raise InvalidParameter(f"attention={attention!r} is unknown; there are {', '.join(ATTENTIONS)}")
+    if attention == "dense" and constants:
+        raise InvalidParameter("attention='dense' takes no sparse constants; leave them out or ask for 'sparse'")
+    unknown = [] if isinstance(constants, SparseConfig) else sorted(set(constants or {}) - set(CONSTANTS))
+    if unknown:
+        raise InvalidParameter(f"sparse: {', '.join(unknown)} is unknown; there are {', '.join(CONSTANTS)}")
 
 
 def describe(sparse: SparseConfig | None) -> str:
@@ -54,12 +62,8 @@ def describe(sparse: SparseConfig | None) -> str:
 def _constants(base: SparseConfig, given: SparseConfig | Mapping[str, Any] | None) -> SparseConfig:
     if isinstance(given, SparseConfig):
         return given
-    given = dict(given or {})
-    unknown = sorted(set(given) - set(CONSTANTS))
-    if unknown:
-        raise InvalidParameter(f"sparse: {', '.join(unknown)} is unknown; there are {', '.join(CONSTANTS)}")
     try:
-        return replace(base, **given)
+        return replace(base, **given or {})
     except FormatError as error:
         raise InvalidParameter(str(error).replace("sparse_config", "sparse", 1)) from error
 
