@@ -14,7 +14,7 @@ struct Line { __m256i lo, hi; }; // 64 bytes: 16 dwords of 4 bytes, or of 2 bf16
 
 // 16 registers: a row of accumulators takes two, so 4 x 1 leave eight for the line's halves and what is multiplied. Of 2,
 // 3, 4 and 6 rows, 4 is the fastest or within 5% of it for every layout (3072 x 576, 64 rows, one core).
-constexpr int kLinearRows = 4, kLinearBlocks = 1, kFloatRows = 4, kAttendRows = 4, kAttendVectors = 1;
+constexpr int kLinearRows = 4, kLinearBlocks = 1, kFloatRows = 4, kAttendRows = 4, kAttendVectors = 1, kScoreRows = 2;
 
 inline F32 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline F32 splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -94,6 +94,35 @@ inline __m256 exp2_8(__m256 x) {
 }
 // 2^x, relative error below 4e-6 (degree 5 on [0, 1)); 0 far below the normal range.
 inline F32 exp2(F32 x) { return {exp2_8(x.lo), exp2_8(x.hi)}; }
+inline __m256 exp2_rough_8(__m256 x) {
+  x = _mm256_min_ps(_mm256_set1_ps(128.0f), _mm256_max_ps(_mm256_set1_ps(-127.0f), x));
+  const __m256 whole = _mm256_floor_ps(x);
+  const __m256 f = _mm256_sub_ps(x, whole);
+  __m256 p = _mm256_set1_ps(7.8024521e-2f);
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(2.26067156e-1f));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(6.95833564e-1f));
+  p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(9.99925196e-1f));
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(whole), _mm256_set1_epi32(127));
+  return _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
+}
+// The same with a relative error below 1e-4 (degree 3).
+inline F32 exp2_rough(F32 x) { return {exp2_rough_8(x.lo), exp2_rough_8(x.hi)}; }
+
+struct Slots { F32 slot[4]; };
+struct Slots8 { __m256 slot[4]; };
+inline Slots8 deal_8(__m256 a, __m256 b, __m256 c, __m256 d) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256d ab = _mm256_castps_pd(_mm256_unpacklo_ps(a, b)), ab2 = _mm256_castps_pd(_mm256_unpackhi_ps(a, b));
+  const __m256d cd = _mm256_castps_pd(_mm256_unpacklo_ps(c, d)), cd2 = _mm256_castps_pd(_mm256_unpackhi_ps(c, d));
+  const auto put = [order](__m256d x) { return _mm256_permutevar8x32_ps(_mm256_castpd_ps(x), order); };
+  return {{put(_mm256_unpacklo_pd(ab, cd)), put(_mm256_unpackhi_pd(ab, cd)), put(_mm256_unpacklo_pd(ab2, cd2)),
+           put(_mm256_unpackhi_pd(ab2, cd2))}};
+}
+// Lane i of slot[k] is element 4 i + k of a, b, c, d one after the other.
+inline Slots deal(F32 a, F32 b, F32 c, F32 d) {
+  const Slots8 lo = deal_8(a.lo, a.hi, b.lo, b.hi), hi = deal_8(c.lo, c.hi, d.lo, d.hi);
+  return {{{lo.slot[0], hi.slot[0]}, {lo.slot[1], hi.slot[1]}, {lo.slot[2], hi.slot[2]}, {lo.slot[3], hi.slot[3]}}};
+}
 
 inline I32 izero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 inline I32 iadd(I32 a, I32 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
@@ -106,6 +135,9 @@ inline int reduce_add(I32 a) {
 inline F32 to_float(I32 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 inline I32 load_i32(const int32_t* p) {
   return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 8))};
+}
+inline void store_i32(int32_t* p, I32 a) {
+  _mm256_storeu_si256((__m256i*)p, a.lo), _mm256_storeu_si256((__m256i*)(p + 8), a.hi);
 }
 inline I32 round(F32 a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }  // to nearest, ties to even
 // The low byte of each lane.

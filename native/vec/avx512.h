@@ -14,7 +14,7 @@ struct Line { __m512i v; }; // 64 bytes: 16 dwords of 4 bytes, or of 2 bf16
 
 // Register tiles of the kernels: rows x row blocks of the 8-bit linear, query rows of attention.
 // 6 x 2 accumulators twice (int32 and fp32) and 4 unpacked lines fill the 32 registers.
-constexpr int kLinearRows = 6, kLinearBlocks = 2, kFloatRows = 4, kAttendRows = 6, kAttendVectors = 4;
+constexpr int kLinearRows = 6, kLinearBlocks = 2, kFloatRows = 4, kAttendRows = 6, kAttendVectors = 4, kScoreRows = 8;
 
 inline F32 zero() { return {_mm512_setzero_ps()}; }
 inline F32 splat(float x) { return {_mm512_set1_ps(x)}; }
@@ -53,12 +53,33 @@ inline F32 exp2(F32 x) {
   p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
   return {_mm512_scalef_ps(p, x.v)};  // scalef multiplies by 2^floor(x)
 }
+// The same with a relative error below 1e-4 (degree 3).
+inline F32 exp2_rough(F32 x) {
+  const __m512 f = _mm512_reduce_ps(x.v, 1);
+  __m512 p = _mm512_set1_ps(7.8024521e-2f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.26067156e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.95833564e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.99925196e-1f));
+  return {_mm512_scalef_ps(p, x.v)};
+}
+
+struct Slots { F32 slot[4]; };
+// Lane i of slot[k] is element 4 i + k of a, b, c, d one after the other.
+inline Slots deal(F32 a, F32 b, F32 c, F32 d) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512d ab = _mm512_castps_pd(_mm512_unpacklo_ps(a.v, b.v)), ab2 = _mm512_castps_pd(_mm512_unpackhi_ps(a.v, b.v));
+  const __m512d cd = _mm512_castps_pd(_mm512_unpacklo_ps(c.v, d.v)), cd2 = _mm512_castps_pd(_mm512_unpackhi_ps(c.v, d.v));
+  const auto put = [order](__m512d x) { return F32{_mm512_permutexvar_ps(order, _mm512_castpd_ps(x))}; };
+  return {{put(_mm512_unpacklo_pd(ab, cd)), put(_mm512_unpackhi_pd(ab, cd)), put(_mm512_unpacklo_pd(ab2, cd2)),
+           put(_mm512_unpackhi_pd(ab2, cd2))}};
+}
 
 inline I32 izero() { return {_mm512_setzero_si512()}; }
 inline I32 iadd(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 inline int reduce_add(I32 a) { return _mm512_reduce_add_epi32(a.v); }
 inline F32 to_float(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline I32 load_i32(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_i32(int32_t* p, I32 a) { _mm512_storeu_si512(p, a.v); }
 inline I32 round(F32 a) { return {_mm512_cvtps_epi32(a.v)}; }  // to nearest, ties to even
 inline void store_i8(int8_t* p, I32 a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
 inline F32 load_i8(const int8_t* p) {

@@ -23,7 +23,7 @@ struct I32 { Int4 v[4]; };     // 16 int32
 struct Line { Word4 v[4]; };   // 64 bytes: 16 dwords of 4 bytes, or of 2 bf16
 
 // 16 registers of four lanes: 2 x 1 accumulators take half of them.
-constexpr int kLinearRows = 2, kLinearBlocks = 1, kFloatRows = 2, kAttendRows = 2, kAttendVectors = 1;
+constexpr int kLinearRows = 2, kLinearBlocks = 1, kFloatRows = 2, kAttendRows = 2, kAttendVectors = 1, kScoreRows = 1;
 
 // Same bits, another type.
 template <class To, class From>
@@ -130,6 +130,19 @@ inline Float4 exp2_4(Float4 x) {
 }
 // 2^x, relative error below 4e-6 (degree 5 on [0, 1)); 0 far below the normal range.
 inline F32 exp2(F32 x) { return each(x, exp2_4); }
+// The relative error may be 1e-4: as exp2.
+inline F32 exp2_rough(F32 x) { return exp2(x); }
+
+struct Slots { F32 slot[4]; };
+// Lane i of slot[k] is element 4 i + k of a, b, c, d one after the other.
+inline Slots deal(F32 a, F32 b, F32 c, F32 d) {
+  Slots out;
+  const F32* from[4] = {&a, &b, &c, &d};
+  for (int k = 0; k < 4; ++k)
+    for (int i = 0; i < 4; ++i)
+      out.slot[k].v[i] = Float4{from[i]->v[0][k], from[i]->v[1][k], from[i]->v[2][k], from[i]->v[3][k]};
+  return out;
+}
 
 inline I32 izero() { return {}; }
 inline I32 iadd(I32 a, I32 b) { return {{a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2], a.v[3] + b.v[3]}}; }
@@ -143,6 +156,7 @@ inline F32 to_float(I32 a) {
   return x;
 }
 inline I32 load_i32(const int32_t* p) { return read<I32>(p); }
+inline void store_i32(int32_t* p, I32 a) { memcpy(p, &a, sizeof a); }
 // To nearest, ties to even: adding 1.5 * 2^23 leaves no bits for a fraction. For |x| < 2^22.
 inline I32 round(F32 a) {
   I32 whole;

@@ -14,7 +14,7 @@ struct I32 { int32x4_t v[4]; };    // 16 int32
 struct Line { uint32x4_t v[4]; };  // 64 bytes: 16 dwords of 4 bytes, or of 2 bf16
 
 // 32 registers: a row of accumulators takes four, 3 x 1 of int32 and of fp32 leave eight for the line's nibbles.
-constexpr int kLinearRows = 3, kLinearBlocks = 1, kFloatRows = 4, kAttendRows = 4, kAttendVectors = 1;
+constexpr int kLinearRows = 3, kLinearBlocks = 1, kFloatRows = 4, kAttendRows = 4, kAttendVectors = 1, kScoreRows = 3;
 
 template <class Lanes, class Operation>
 inline Lanes each(Lanes a, Operation operation) {
@@ -104,6 +104,33 @@ inline float32x4_t exp2_4(float32x4_t x) {
 }
 // 2^x, relative error below 4e-6 (degree 5 on [0, 1)); 0 far below the normal range.
 inline F32 exp2(F32 x) { return each(x, exp2_4); }
+inline float32x4_t exp2_rough_4(float32x4_t x) {
+  x = vminq_f32(vdupq_n_f32(128.0f), vmaxq_f32(vdupq_n_f32(-127.0f), x));
+  const float32x4_t whole = vrndmq_f32(x), f = vsubq_f32(x, whole);
+  float32x4_t p = vdupq_n_f32(7.8024521e-2f);
+  p = vfmaq_f32(vdupq_n_f32(2.26067156e-1f), p, f);
+  p = vfmaq_f32(vdupq_n_f32(6.95833564e-1f), p, f);
+  p = vfmaq_f32(vdupq_n_f32(9.99925196e-1f), p, f);
+  const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(whole), vdupq_n_s32(127));
+  return vmulq_f32(p, vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
+}
+// The same with a relative error below 1e-4 (degree 3).
+inline F32 exp2_rough(F32 x) { return each(x, exp2_rough_4); }
+
+struct Slots { F32 slot[4]; };
+// Lane i of slot[k] is element 4 i + k of a, b, c, d one after the other.
+inline Slots deal(F32 a, F32 b, F32 c, F32 d) {
+  Slots out;
+  const F32* from[4] = {&a, &b, &c, &d};
+  for (int i = 0; i < 4; ++i) {
+    const float32x4_t* v = from[i]->v;
+    const float32x4_t even = vuzp1q_f32(v[0], v[1]), odd = vuzp2q_f32(v[0], v[1]);
+    const float32x4_t even2 = vuzp1q_f32(v[2], v[3]), odd2 = vuzp2q_f32(v[2], v[3]);
+    out.slot[0].v[i] = vuzp1q_f32(even, even2), out.slot[2].v[i] = vuzp2q_f32(even, even2);
+    out.slot[1].v[i] = vuzp1q_f32(odd, odd2), out.slot[3].v[i] = vuzp2q_f32(odd, odd2);
+  }
+  return out;
+}
 
 inline I32 izero() { return {{vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)}}; }
 inline I32 iadd(I32 a, I32 b) { return each(a, b, [](int32x4_t x, int32x4_t y) { return vaddq_s32(x, y); }); }
@@ -115,6 +142,9 @@ inline F32 to_float(I32 a) {
 }
 inline I32 load_i32(const int32_t* p) {
   return {{vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)}};
+}
+inline void store_i32(int32_t* p, I32 a) {
+  for (int i = 0; i < 4; ++i) vst1q_s32(p + 4 * i, a.v[i]);
 }
 inline I32 round(F32 a) {  // to nearest, ties to even
   return {{vcvtnq_s32_f32(a.v[0]), vcvtnq_s32_f32(a.v[1]), vcvtnq_s32_f32(a.v[2]), vcvtnq_s32_f32(a.v[3])}};
