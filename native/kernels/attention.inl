@@ -1,9 +1,12 @@
-// Causal attention over the cache's blocks, exact, for decoding, prefill and everything between.
+// Causal attention over the cache's blocks, exact, for decoding, prefill and everything between: what one group of query
+// rows and a few blocks of keys give, and how such partial results are merged. Who meets which blocks is decided in
+// attention_dense.inl (rows that see every key), attention_lists.inl (rows with a block list) and attention_plan.inl.
 //
-// Keys are cut into *splits* of 4 blocks (256 tokens), counted from the start of the sequence. A split gives each query
-// row a partial result (largest score, sum, weighted values), computed in one pass: all scores, their maximum, the
-// exponentials, the product with the values. Partial results are merged in the order of the splits. So a row's bits do
-// not depend on threads, on chunking or on its neighbours, and decoding may spread the splits over threads.
+// A *split* gives each query row a partial result (largest score, sum, weighted values), computed in one pass: all
+// scores, their maximum, the exponentials, the product with the values. The splits of a row that sees every key are 4
+// blocks (256 tokens), counted from the start of the sequence; those of a row with a list are the listed blocks, one by
+// one. Partial results are merged in the order of the sequence. So a row's bits do not depend on threads, on chunking or
+// on its neighbours, and decoding may spread the splits over threads.
 //
 // Scores are kept in units of log2: the query carries scale * log2(e), and exp2 replaces exp.
 
@@ -33,9 +36,10 @@ struct Ahead {
   int count = 0, block = 0;
   size_t offset = 0, block_bytes = 0;
 
-  void start(const KVPool& pool, int layer, int head, const int32_t* table, int first, int last) {
-    count = last - first < kSplitBlocks ? last - first : kSplitBlocks;
-    for (int b = 0; b < count; ++b) blocks[b] = pool.at(table[first + b], layer, head);
+  // The blocks table[0 .. wanted), at most a split of them.
+  void start(const KVPool& pool, int layer, int head, const int32_t* table, int wanted) {
+    count = wanted < kSplitBlocks ? wanted : kSplitBlocks;
+    for (int b = 0; b < count; ++b) blocks[b] = pool.at(table[b], layer, head);
     block = 0, offset = 0, block_bytes = pool.head_bytes;
   }
   void fetch(int lines) {
@@ -45,26 +49,41 @@ struct Ahead {
   }
 };
 
-// Partial or total result of one row: largest score, sum of exponentials, weighted sum of values (dim floats follow).
-struct Partial {
-  float largest, sum;
-  float* values;
+// Partial or total results of consecutive rows: largest score, sum of exponentials, weighted sum of values.
+struct Partials {
+  float *largest, *sum;  // [rows]
+  float* values;         // [rows][dim]
+  float* running;        // [rows][kSplitBlocks] the sum up to the end of each block, or null
+
+  Partials from(size_t row, int dim) const {
+    return {largest + row, sum + row, values + row * size_t(dim), running ? running + row * kSplitBlocks : nullptr};
+  }
 };
+
+inline Partials carve_partials(size_t rows, int dim, bool running, Carver& carver) {
+  Partials p{};
+  p.largest = carver.take<float>(rows), p.sum = carver.take<float>(rows), p.values = carver.take<float>(rows * size_t(dim));
+  if (running) p.running = carver.take<float>(rows * kSplitBlocks);
+  return p;
+}
 
 // Query rows that meet a split together, and the room that it takes.
 struct Group {
-  const uint16_t* q;   // bf16 [rows][stride]
-  size_t stride;       // dim, rounded up to 32 and padded with zeros
+  const uint16_t* q;     // bf16 [rows][stride]
+  size_t stride;         // dim, rounded up to 32 and padded with zeros
   int dim, rows;
-  const int* visible;  // [rows] tokens of the split that a row may see
-  float* scores;       // [rows][kSplitTokens]
-  uint16_t* weights;   // [rows][kSplitTokens]
-  Partial* out;        // [rows]
-  Ahead* ahead;        // null where many rows share the split
+  const int* visible;    // [rows] tokens of the split that a row may see
+  const uint64_t* tree;  // [rows] bit j: the row sees token tree_first + j of the split; or null. Earlier ones are seen
+  int tree_first;
+  float* scores;         // [kMaxGroupRows][kSplitTokens]
+  uint16_t* weights;     // [kMaxGroupRows][kSplitTokens]
+  Partials out;          // room for kMaxGroupRows
+  Ahead* ahead;          // null where many rows share the split
 
   Group from(int row) const {
     Group g = *this;
-    g.q += size_t(row) * stride, g.visible += row, g.out += row, g.rows -= row;
+    g.q += size_t(row) * stride, g.visible += row, g.out = out.from(size_t(row), dim), g.rows -= row;
+    if (tree) g.tree += row;
     return g;
   }
 };
@@ -74,13 +93,13 @@ inline void expand_q8(const uint8_t* codes, size_t count, uint8_t* bf16) {
     store_line(bf16 + 2 * i, bf16_from_i8(reinterpret_cast<const int8_t*>(codes) + i));
 }
 
-// Points at a split's blocks; 8-bit ones are expanded into `room` (2 * dim * 64 * 2 bytes a block) first.
-inline Split open_split(const KVPool& pool, int layer, int head, const int32_t* table, int num_blocks, int split, uint8_t* room) {
+// Points at the blocks table[0 .. blocks); 8-bit ones are expanded into `room` (2 * dim * 64 * 2 bytes a block) first.
+inline Split open_split(const KVPool& pool, int layer, int head, const int32_t* table, int blocks, uint8_t* room) {
   const size_t half = size_t(pool.head_dim) * kBlockTokens;
   Split s{};
-  s.blocks = num_blocks - split * kSplitBlocks < kSplitBlocks ? num_blocks - split * kSplitBlocks : kSplitBlocks;
+  s.blocks = blocks < kSplitBlocks ? blocks : kSplitBlocks;
   for (int b = 0; b < s.blocks; ++b) {
-    const uint8_t* data = pool.at(table[split * kSplitBlocks + b], layer, head);
+    const uint8_t* data = pool.at(table[b], layer, head);
     if (pool.q8) {
       expand_q8(data, 2 * half, room);
       s.key_scales[b] = reinterpret_cast<const float*>(data + 2 * half);
@@ -94,19 +113,34 @@ inline Split open_split(const KVPool& pool, int layer, int head, const int32_t* 
   return s;
 }
 
-// Scores to probabilities of one row, in place of nothing: reads scores, writes bf16 weights for the values.
-inline void softmax_row(const Split& split, float* scores, int visible, uint16_t* weights, Partial& out) {
-  const int tokens = split.blocks * kBlockTokens;
+// Scores of the split's tokens t .. t + 15 without those that the row's tree mask hides.
+inline F32 keep_tree(F32 scores, int t, int tree_first, uint64_t mask) {
+  float lanes[16];
+  store(lanes, scores);
+  for (int i = 0; i < 16; ++i) {
+    const int j = t + i - tree_first;
+    if (j >= 0 && j < 64 && !(mask >> j & 1)) lanes[i] = kMinusInfinity;
+  }
+  return load(lanes);
+}
+
+// Scores to probabilities of one row: reads scores, writes bf16 weights for the values. A row that sees nothing of the
+// split has the largest score kMinusInfinity.
+inline void softmax_row(const Split& split, const Group& group, int row) {
+  const int tokens = split.blocks * kBlockTokens, visible = group.visible[row];
+  float* scores = group.scores + row * kSplitTokens;
+  uint16_t* weights = group.weights + row * kSplitTokens;
   F32 largest = splat(kMinusInfinity);
   for (int t = 0; t < tokens; t += 16) {
     F32 s = load(scores + t);
     if (split.key_scales[0]) s = mul(s, load(split.key_scales[t / kBlockTokens] + t % kBlockTokens));
     if (t + 16 > visible) s = keep_first(s, visible - t, kMinusInfinity);
+    if (group.tree && t + 16 > group.tree_first) s = keep_tree(s, t, group.tree_first, group.tree[row]);
     store(scores + t, s);
     largest = max(largest, s);
   }
-  out.largest = reduce_max(largest);
-  const F32 top = splat(out.largest);
+  group.out.largest[row] = reduce_max(largest);
+  const F32 top = splat(group.out.largest[row]);
   F32 sum = zero();
   for (int t = 0; t < tokens; t += 32) {
     F32 lo = exp2(sub(load(scores + t), top)), hi = exp2(sub(load(scores + t + 16), top));
@@ -116,8 +150,9 @@ inline void softmax_row(const Split& split, float* scores, int visible, uint16_t
       lo = mul(lo, load(scales)), hi = mul(hi, load(scales + 16));
     }
     store_bf16_line(weights + t, lo, hi);
+    if (group.out.running && t % kBlockTokens == 32) group.out.running[row * kSplitBlocks + t / kBlockTokens] = reduce_add(sum);
   }
-  out.sum = reduce_add(sum);
+  group.out.sum[row] = reduce_add(sum);
 }
 
 // c[r][v] += a[r][0 .. 2 n) * b[n][...]: bf16 pairs, rows of b are row_bytes apart, v counts vectors of 16 columns.
@@ -158,12 +193,11 @@ inline void value_columns(const Split& split, const Group& group, int column) {
     multiply<R, V>(group.weights + b * kBlockTokens, kSplitTokens, split.values[b] + size_t(column) * 4, row_bytes,
                    kBlockTokens / 2, group.ahead, c);
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) store(group.out[r].values + column + 16 * v, c[r][v]);
+    for (int v = 0; v < V; ++v) store(group.out.values + size_t(r) * size_t(group.dim) + size_t(column + 16 * v), c[r][v]);
 }
 
 inline void softmax_rows(const Split& split, const Group& group, int rows) {
-  for (int r = 0; r < rows; ++r)
-    softmax_row(split, group.scores + r * kSplitTokens, group.visible[r], group.weights + r * kSplitTokens, group.out[r]);
+  for (int r = 0; r < rows; ++r) softmax_row(split, group, r);
 }
 
 // The first R rows of a group against one split.
@@ -190,185 +224,102 @@ inline void attend_group(const Split& split, const Group& group) {
   for (; r < group.rows; ++r) attend_rows<1>(split, group.from(r));
 }
 
-// total = total (+) part
-inline void merge(Partial& total, const Partial& part, int dim) {
-  const float largest = total.largest > part.largest ? total.largest : part.largest;
-  const F32 a = exp2(splat(total.largest - largest)), b = exp2(splat(part.largest - largest));
-  float pair[16];
-  store(pair, fma(splat(total.sum), a, mul(splat(part.sum), b)));
-  total.largest = largest, total.sum = pair[0];
-  for (int d = 0; d < dim; d += 16) store(total.values + d, fma(load(total.values + d), a, mul(load(part.values + d), b)));
+// total[rows[i]] = total[rows[i]] (+) part[i]; a part that saw nothing leaves the total alone.
+inline void merge_rows(const Partials& part, const int* rows, int count, const Partials& total, int dim) {
+  for (int i = 0; i < count; i += 16) {
+    const int n = count - i < 16 ? count - i : 16;
+    float largest[16], sum[16], keep[16], gain[16];
+    for (int j = 0; j < n; ++j) largest[j] = total.largest[rows[i + j]], sum[j] = total.sum[rows[i + j]];
+    const F32 before = load_first(largest, n), mine = load_first(part.largest + i, n), top = max(before, mine);
+    const F32 a = exp2(sub(before, top)), b = exp2(sub(mine, top));
+    store(largest, top), store(keep, a), store(gain, b);
+    store(sum, fma(load_first(sum, n), a, mul(load_first(part.sum + i, n), b)));
+    for (int j = 0; j < n; ++j) {
+      if (part.largest[i + j] <= kMinusInfinity && part.sum[i + j] > 0.0f) continue;  // but a NaN goes on
+      const int row = rows[i + j];
+      total.largest[row] = largest[j], total.sum[row] = sum[j];
+      float* to = total.values + size_t(row) * size_t(dim);
+      const float* from = part.values + size_t(i + j) * size_t(dim);
+      for (int d = 0; d < dim; d += 16) store(to + d, fma(load(to + d), splat(keep[j]), mul(load(from + d), splat(gain[j]))));
+    }
+  }
 }
 
-inline void finish(const Partial& total, int dim, float* out) {
-  const F32 inverse = splat(1.0f / total.sum);
-  for (int d = 0; d < dim; d += 16) store(out + d, mul(load(total.values + d), inverse));
+inline void clear_rows(const Partials& total, int rows, int dim) {
+  for (int r = 0; r < rows; ++r) total.largest[r] = kMinusInfinity, total.sum[r] = 0.0f;
+  for (int i = 0; i < rows * dim; i += 16) store(total.values + i, zero());
 }
 
-// Query tokens [first, last) of one sequence against one key/value head; splits [split, split_end).
-struct AttendTask {
-  int sequence, head, first, last, split, split_end;
-  size_t partials;  // index of the first partial row in the shared buffer, where splits are spread over tasks
+inline void copy_sums(const Partials& from, int rows, const Partials& to) {
+  memcpy(to.largest, from.largest, size_t(rows) * 4), memcpy(to.sum, from.sum, size_t(rows) * 4);
+}
+
+inline void copy_rows(const Partials& from, int rows, int dim, const Partials& to) {
+  copy_sums(from, rows, to);
+  memcpy(to.values, from.values, size_t(rows) * size_t(dim) * 4);
+  if (to.running) memcpy(to.running, from.running, size_t(rows) * kSplitBlocks * 4);
+}
+
+// What a row's total makes of a sum of exponentials that was taken with another largest score: a probability.
+inline float probability(const Partials& total, int row, float largest, float sum) {
+  float factor[16];
+  store(factor, exp2(splat(largest - total.largest[row])));
+  return sum * factor[0] / total.sum[row];
+}
+
+// Query tokens [first, last) of one sequence against one key/value head. Rows are token * group + head of the group.
+struct RowRange {
+  int sequence, head, first, last;
 };
 
-// Scratch of one tile: bf16 queries, scores, weights, 8-bit expansion, partial and total values.
-struct Tile {
-  uint16_t* q;
-  float* scores;
-  uint16_t* weights;
-  uint8_t* room;
-  float *part_values, *total_values;
-  Partial *parts, *totals;
-  int* visible;
-  size_t stride;
-};
+inline int group_size(const AttendArgs& args) { return args.num_heads / args.pool->num_heads; }
 
-inline Tile carve_tile(const KVPool& pool, int rows, Carver& carver) {
-  const size_t dim = size_t(pool.head_dim), stride = (dim + 31) / 32 * 32, padded = size_t(rows + 31) / 32 * 32;
-  Tile t;
-  t.stride = stride;
-  t.q = carver.take<uint16_t>(padded * stride);
-  t.scores = carver.take<float>(kMaxGroupRows * kSplitTokens);
-  t.weights = carver.take<uint16_t>(kMaxGroupRows * kSplitTokens);
-  t.room = carver.take<uint8_t>(pool.q8 ? kSplitBlocks * dim * kBlockTokens * 4 : 0);
-  t.part_values = carver.take<float>(kMaxGroupRows * dim);
-  t.total_values = carver.take<float>(padded * dim);
-  t.parts = carver.take<Partial>(kMaxGroupRows);
-  t.totals = carver.take<Partial>(padded);
-  t.visible = carver.take<int>(padded);
-  return t;
+inline int group_rows(const AttendArgs& args, const RowRange& range) { return (range.last - range.first) * group_size(args); }
+
+inline const int32_t* block_table(const AttendArgs& args, int sequence) {
+  return args.sequences.block_tables + size_t(sequence) * size_t(args.sequences.max_blocks);
 }
 
-// Scaled bf16 queries of a tile, row = token * group + head within the group.
-inline void load_queries(const AttendArgs& args, const AttendTask& task, Tile& tile) {
-  const int dim = args.pool->head_dim, group = args.num_heads / args.pool->num_heads;
+// Keys that a token may see, but for its tree mask: up to its own position, or all where the step is a tree.
+inline int visible_keys(const AttendArgs& args, int sequence, int token) {
+  const int length = args.sequences.kv_lengths[sequence];
+  return args.tree_masks ? length : length - (args.sequences.cu_seqlens[sequence + 1] - token - 1);
+}
+
+// The place of a sequence's first row of this step among its keys.
+inline int first_new_key(const AttendArgs& args, int sequence) {
+  return args.sequences.kv_lengths[sequence] - (args.sequences.cu_seqlens[sequence + 1] - args.sequences.cu_seqlens[sequence]);
+}
+
+// Where a sequence's masses of one key/value head are added up, or null where nobody asked: only a row that is alone
+// in its sequence is reported.
+inline float* mass_of(const AttendArgs& args, int sequence, int head) {
+  const Sequences& s = args.sequences;
+  if (!args.block_mass || s.cu_seqlens[sequence + 1] - s.cu_seqlens[sequence] != 1) return nullptr;
+  return args.block_mass + (size_t(sequence) * size_t(args.pool->num_heads) + size_t(head)) * size_t(s.max_blocks);
+}
+
+// Scaled bf16 queries of a range, [rows][stride], and what its rows may see.
+inline void load_queries(const AttendArgs& args, const RowRange& range, size_t stride, uint16_t* to) {
+  const int dim = args.pool->head_dim, group = group_size(args);
   const F32 scale = splat(args.scale * 1.44269504f);
-  uint16_t* to = tile.q;
-  for (int token = task.first; token < task.last; ++token) {
-    const float* q = args.q + (size_t(token) * size_t(args.num_heads) + size_t(task.head * group)) * size_t(dim);
-    for (int g = 0; g < group; ++g, q += dim, to += tile.stride) {
+  for (int token = range.first; token < range.last; ++token) {
+    const float* q = args.q + (size_t(token) * size_t(args.num_heads) + size_t(range.head * group)) * size_t(dim);
+    for (int g = 0; g < group; ++g, q += dim, to += stride) {
       for (int d = 0; d < dim; d += 16) store_bf16(to + d, mul(load(q + d), scale));
-      for (size_t d = size_t(dim); d < tile.stride; ++d) to[d] = 0;
+      for (size_t d = size_t(dim); d < stride; ++d) to[d] = 0;
     }
   }
 }
 
-// One tile against its splits in order. Without `shared`, merges them and writes the result; else stores each partial.
-inline void attend_tile(const AttendArgs& args, const AttendTask& task, float* shared) {
-  static thread_local Scratch scratch;
-  const KVPool& pool = *args.pool;
-  const Sequences& s = args.sequences;
-  const int dim = pool.head_dim, group = args.num_heads / pool.num_heads, rows = (task.last - task.first) * group;
-  Carver count;
-  carve_tile(pool, rows, count);
-  Carver carver{scratch.reserve(count.used + 64)};
-  Tile tile = carve_tile(pool, rows, carver);
-  load_queries(args, task, tile);
-  const int offset = s.kv_lengths[task.sequence] - s.cu_seqlens[task.sequence + 1];  // row + offset = position
-  const int num_blocks = (task.last + offset + kBlockTokens - 1) / kBlockTokens;
-  const int32_t* table = s.block_tables + size_t(task.sequence) * size_t(s.max_blocks);
-  for (int r = 0; r < rows && !shared; ++r) {
-    tile.totals[r] = {kMinusInfinity, 0.0f, tile.total_values + size_t(r) * size_t(dim)};
-    for (int d = 0; d < dim; d += 16) store(tile.totals[r].values + d, zero());
-  }
-  Ahead ahead;
-  for (int i = task.split; i < task.split_end; ++i) {
-    const Split split = open_split(pool, args.layer, task.head, table, num_blocks, i, tile.room);
-    ahead.start(pool, args.layer, task.head, table, (i + 1) * kSplitBlocks, i + 1 < task.split_end ? num_blocks : 0);
-    for (int r = 0; r < rows; ++r) tile.visible[r] = task.first + r / group + offset + 1 - i * kSplitTokens;
-    for (int r0 = 0; r0 < rows; r0 += kMaxGroupRows) {
-      const int n = rows - r0 < kMaxGroupRows ? rows - r0 : kMaxGroupRows;
-      if (tile.visible[r0 + n - 1] <= 0) continue;
-      for (int r = 0; r < n; ++r) {
-        float* values = tile.part_values + size_t(r) * size_t(dim);
-        if (shared) values = shared + (task.partials + size_t(i - task.split) * size_t(rows) + size_t(r0 + r)) * size_t(dim + 16) + 16;
-        tile.parts[r].values = values;
-      }
-      attend_group(split, {tile.q + size_t(r0) * tile.stride, tile.stride, dim, n, tile.visible + r0, tile.scores,
-                           tile.weights, tile.parts, rows <= kMaxGroupRows ? &ahead : nullptr});
-      for (int r = 0; r < n; ++r) {
-        if (shared) tile.parts[r].values[-16] = tile.parts[r].largest, tile.parts[r].values[-15] = tile.parts[r].sum;
-        else if (tile.visible[r0 + r] > 0) merge(tile.totals[r0 + r], tile.parts[r], dim);
-      }
-    }
-  }
-  for (int r = 0; r < rows && !shared; ++r) {
-    const size_t token = size_t(task.first + r / group), head = size_t(task.head * group + r % group);
-    finish(tile.totals[r], dim, args.out + (token * size_t(args.num_heads) + head) * size_t(dim));
-  }
-}
-
-// Merges the stored partials of one tile and head, in the order of the splits.
-inline void merge_tile(const AttendArgs& args, const AttendTask& task, int splits, float* shared) {
-  const int dim = args.pool->head_dim, group = args.num_heads / args.pool->num_heads, rows = (task.last - task.first) * group;
-  const Sequences& s = args.sequences;
-  const int offset = s.kv_lengths[task.sequence] - s.cu_seqlens[task.sequence + 1];
+// Totals of a range to the output.
+inline void finish(const AttendArgs& args, const RowRange& range, const Partials& total) {
+  const int dim = args.pool->head_dim, group = group_size(args), rows = group_rows(args, range);
   for (int r = 0; r < rows; ++r) {
-    alignas(64) float values[256] = {};
-    Partial total{kMinusInfinity, 0.0f, values};
-    for (int i = 0; i < splits; ++i) {
-      if (task.first + r / group + offset + 1 - i * kSplitTokens <= 0) break;
-      float* stored = shared + (task.partials + size_t(i) * size_t(rows) + size_t(r)) * size_t(dim + 16);
-      merge(total, Partial{stored[0], stored[1], stored + 16}, dim);
-    }
-    const size_t token = size_t(task.first + r / group), head = size_t(task.head * group + r % group);
-    finish(total, dim, args.out + (token * size_t(args.num_heads) + head) * size_t(dim));
+    const size_t token = size_t(range.first + r / group), head = size_t(range.head * group + r % group);
+    float* out = args.out + (token * size_t(args.num_heads) + head) * size_t(dim);
+    const float* values = total.values + size_t(r) * size_t(dim);
+    const F32 inverse = splat(1.0f / total.sum[r]);
+    for (int d = 0; d < dim; d += 16) store(out + d, mul(load(values + d), inverse));
   }
-}
-
-// The tasks of one call. Tiles of few rows spread their splits (decoding); long prompts are cut into tiles of tokens.
-struct AttendPlan {
-  std::vector<AttendTask> whole;    // tile against all its splits
-  std::vector<AttendTask> pieces;   // tile against some of its splits, partials stored
-  std::vector<AttendTask> merges;   // tile whose partials are to be merged; split_end = number of splits
-  size_t partial_rows = 0;
-};
-
-inline void plan_sequence(const AttendArgs& args, int sequence, int threads, AttendPlan& plan) {
-  const Sequences& s = args.sequences;
-  const int group = args.num_heads / args.pool->num_heads, heads = args.pool->num_heads;
-  const int first = s.cu_seqlens[sequence], last = s.cu_seqlens[sequence + 1], offset = s.kv_lengths[sequence] - last;
-  const int tile = 96 / group > 1 ? 96 / group : 1;
-  if ((last - first) * group <= 64) {
-    const int splits = (s.kv_lengths[sequence] + kSplitTokens - 1) / kSplitTokens;
-    const int wanted = (4 * threads) / (heads * s.count), pieces = wanted < 1 ? 1 : wanted < splits ? wanted : splits;
-    const size_t rows = size_t(last - first) * size_t(group);
-    for (int h = 0; h < heads; ++h) {
-      for (int p = 0; p < pieces; ++p) {
-        const int from = p * splits / pieces, to = (p + 1) * splits / pieces;
-        plan.pieces.push_back({sequence, h, first, last, from, to, plan.partial_rows + size_t(from) * rows});
-      }
-      plan.merges.push_back({sequence, h, first, last, 0, splits, plan.partial_rows});
-      plan.partial_rows += size_t(splits) * rows;
-    }
-    return;
-  }
-  // The last tiles see the most keys: they go first, so that no thread ends alone with a long one.
-  for (int t = first + (last - 1 - first) / tile * tile; t >= first; t -= tile)
-    for (int h = 0; h < heads; ++h) {
-      const int end = t + tile < last ? t + tile : last;
-      plan.whole.push_back({sequence, h, t, end, 0, (end + offset + kSplitTokens - 1) / kSplitTokens, 0});
-    }
-}
-
-inline void attend(const AttendArgs& args, ThreadPool& pool) {
-  static thread_local AttendPlan plan;
-  static thread_local Scratch scratch;
-  plan.whole.clear(), plan.pieces.clear(), plan.merges.clear(), plan.partial_rows = 0;
-  for (int s = 0; s < args.sequences.count; ++s) plan_sequence(args, s, pool.size(), plan);
-  const AttendPlan& tasks = plan;
-  float* shared = reinterpret_cast<float*>(scratch.reserve(tasks.partial_rows * size_t(args.pool->head_dim + 16) * 4 + 64));
-  const int whole = int(tasks.whole.size()), pieces = int(tasks.pieces.size());
-  pool.run(whole + pieces, [&](int i) {
-    if (i < whole) attend_tile(args, tasks.whole[size_t(i)], nullptr);
-    else attend_tile(args, tasks.pieces[size_t(i - whole)], shared);
-    end_attend_task();
-  });
-  // Merging a few splits takes less time than waking the other threads.
-  const int merges = int(tasks.merges.size());
-  const auto merge_one = [&](int i) { merge_tile(args, tasks.merges[size_t(i)], tasks.merges[size_t(i)].split_end, shared); };
-  if (tasks.partial_rows < 128)
-    for (int i = 0; i < merges; ++i) merge_one(i);
-  else
-    pool.run(merges, merge_one);
 }

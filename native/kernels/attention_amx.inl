@@ -60,36 +60,31 @@ inline void score_tiles(const Split& split, const Group& group, int block, int c
 }
 
 template <int M, int N>
-inline void value_tiles(const Split& split, const Group& group, int column, float* values) {
+inline void value_tiles(const Split& split, const Group& group, int column) {
   const auto* weights = reinterpret_cast<const uint8_t*>(group.weights);
   const size_t row_bytes = size_t(group.dim) * 4;
-  multiply_tiles<M, N>(2 * split.blocks, kSplitTokens * 2, row_bytes, values + column, size_t(group.dim), group.ahead, [&](int i) {
+  multiply_tiles<M, N>(2 * split.blocks, kSplitTokens * 2, row_bytes, group.out.values + column, size_t(group.dim), group.ahead, [&](int i) {
     return Operands{weights + i * 64, split.values[i / 2] + size_t(i % 2) * 16 * row_bytes + size_t(column) * 4};
   });
 }
 
-// M * 16 rows, of which group.rows count; `values` takes [16 M][dim]. One panel of rows reads four tiles side by side:
-// whole 256-byte rows, in the order of memory. Two panels need the tiles for their results.
+// M * 16 rows, of which group.rows count. One panel of rows reads four tiles side by side: whole 256-byte rows, in the
+// order of memory. Two panels need the tiles for their results.
 template <int M>
-inline void attend_tiles(const Split& split, const Group& group, float* values) {
+inline void attend_tiles(const Split& split, const Group& group) {
   constexpr int N = M == 1 ? 4 : 2;
   for (int b = 0; b < split.blocks; ++b)
     for (int c = 0; c < kBlockTokens; c += 16 * N) score_tiles<M, N>(split, group, b, c);
   softmax_rows(split, group, group.rows);
   int c = 0;
-  for (; c + 16 * N <= group.dim; c += 16 * N) value_tiles<M, N>(split, group, c, values);
-  for (; c < group.dim; c += 16) value_tiles<M, 1>(split, group, c, values);
+  for (; c + 16 * N <= group.dim; c += 16 * N) value_tiles<M, N>(split, group, c);
+  for (; c < group.dim; c += 16) value_tiles<M, 1>(split, group, c);
 }
 
 inline bool attend_group_amx(const Split& split, const Group& group) {
-  static thread_local Scratch scratch;
   if (!attention_configured()) configure_attention(), attention_configured() = true;
-  const size_t dim = size_t(group.dim);
-  float* values = reinterpret_cast<float*>(scratch.reserve(size_t(kMaxGroupRows) * dim * 4));
-  if (group.rows > 16) attend_tiles<2>(split, group, values);
-  else attend_tiles<1>(split, group, values);
-  for (int r = 0; r < group.rows; ++r)
-    for (size_t d = 0; d < dim; d += 16) store(group.out[r].values + d, load(values + size_t(r) * dim + d));
+  if (group.rows > 16) attend_tiles<2>(split, group);
+  else attend_tiles<1>(split, group);
   return true;
 }
 

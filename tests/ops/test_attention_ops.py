@@ -41,7 +41,7 @@ KV_DTYPES = pytest.mark.parametrize("kv_dtype", ["bf16", "q8"])
 
 
 def attend_arguments(arrays: dict[str, Any]) -> dict[str, Any]:
-    return {key: arrays[key] for key in ("q", "inputs", "scale")} | {"layer": LAYER}
+    return {key: arrays[key] for key in ("q", "inputs", "scale", "blocks")} | {"layer": LAYER}
 
 
 def attend_reference(arrays: dict[str, Any], dtype: torch.dtype) -> torch.Tensor:
@@ -66,17 +66,31 @@ STORED_AS = {"bf16": lambda values: values.bfloat16(), "q8": lambda values: roun
 """What a cache of that type keeps of fp64 values."""
 
 
+def seen_keys(arrays: dict[str, Any], sequence: int, row: int, group: int) -> list[int]:
+    """What the specification lets a row see, key by key."""
+    inputs, part = arrays["inputs"], rows(arrays["inputs"], sequence)
+    past = int(inputs.kv_lengths[sequence]) - (part.stop - part.start)
+    lists = arrays["blocks"]
+    listed = set() if lists is None else set(lists[group, row].tolist()) - {-1}
+    if inputs.tree_masks is None:
+        visible = list(range(past + row - part.start + 1))
+    else:
+        mask = int(inputs.tree_masks[row])
+        visible = [*range(past), *(past + bit for bit in range(part.stop - part.start) if mask >> bit & 1)]
+    return [key for key in visible if not listed or key // 64 in listed]
+
+
 @EVERY_ATTEND_CASE
 def test_attend_reference_is_softmax_of_scores_key_by_key(case: AttendCase) -> None:
     arrays = case.arrays()
     result = attend_reference(arrays, torch.float64).reshape(-1, case.heads, case.dim)
     share = case.heads // case.groups
-    for sequence, length in enumerate(arrays["inputs"].kv_lengths):
+    for sequence in range(len(case.sequences)):
         part = rows(arrays["inputs"], sequence)
         for row in {part.start, part.stop - 1}:
-            visible = length - (part.stop - 1 - row)
             for head in (0, case.heads - 1):
-                keys, values = (arrays[name][sequence][:visible, head // share] for name in ("keys", "values"))
+                seen = seen_keys(arrays, sequence, row, head // share)
+                keys, values = (arrays[name][sequence][seen, head // share] for name in ("keys", "values"))
                 weights = np.exp(arrays["scale"] * (keys.astype(np.float64) @ arrays["q"][row, head]))
                 expected = weights / weights.sum() @ values
                 torch.testing.assert_close(result[row, head], torch.from_numpy(expected))
@@ -119,7 +133,16 @@ def only(inputs: StepInputs, sequence: int, first: int, stop: int) -> StepInputs
         cu_seqlens=np.array([0, stop - first], np.int32),
         kv_lengths=inputs.kv_lengths[sequence : sequence + 1] - np.int32(missing),
         block_tables=inputs.block_tables[sequence : sequence + 1],
+        tree_masks=None if inputs.tree_masks is None else inputs.tree_masks[first:stop],
     )
+
+
+def chunks(case: AttendCase, part: slice) -> list[tuple[int, int]]:
+    """Single rows and runs of them; a tree of drafts is always verified whole."""
+    if case.tree:
+        return [(part.start, part.stop)]
+    starts = range(part.start, part.stop, 29)
+    return [(first, stop) for first in starts for stop in {first + 1, min(first + 29, part.stop)}]
 
 
 @EVERY_ATTEND_CASE
@@ -132,15 +155,99 @@ def test_a_row_depends_neither_on_the_batch_nor_on_chunks(case: AttendCase, kv_d
     fill(cache, inputs, arrays["keys"], arrays["values"])
     together = run("attend", "native", attend_arguments(arrays), cache=cache)
     for sequence in range(len(case.sequences)):
-        part = rows(inputs, sequence)
-        for first in range(part.start, part.stop, 29):
-            for stop in {first + 1, min(first + 29, part.stop)}:
-                chunk = attend_arguments(arrays) | {
-                    "q": arrays["q"][first:stop],
-                    "inputs": only(inputs, sequence, first, stop),
-                }
-                alone = run("attend", "native", chunk, cache=cache)
-                np.testing.assert_array_equal(alone, together[first:stop])
+        for first, stop in chunks(case, rows(inputs, sequence)):
+            chunk = attend_arguments(arrays) | {
+                "q": arrays["q"][first:stop],
+                "inputs": only(inputs, sequence, first, stop),
+                "blocks": None if arrays["blocks"] is None else arrays["blocks"][:, first:stop],
+            }
+            alone = run("attend", "native", chunk, cache=cache)
+            np.testing.assert_array_equal(alone, together[first:stop])
+
+
+MASS_CASES = pytest.mark.parametrize(
+    "case", [case for case in ATTEND_CASES if any(new == 1 for _, new in case.sequences)], ids=lambda case: case.name
+)
+
+
+def masses(arrays: dict[str, Any], impl: str, cache: Any) -> tuple[Any, Any]:
+    """The op's result, and the masses that it added to ones."""
+    inputs = arrays["inputs"]
+    mass = np.ones((len(inputs.kv_lengths), arrays["keys"][0].shape[1], inputs.block_tables.shape[1]), np.float32)
+    arguments = attend_arguments(arrays) | {"inputs": replace(inputs, block_mass=mass)}
+    if impl == "reference":
+        return reference("attend", arguments, torch.float64, cache=cache), mass - 1
+    return run("attend", impl, arguments, cache=cache), mass - 1
+
+
+@MASS_CASES
+@KV_DTYPES
+@on_every_isa
+def test_block_mass_is_what_single_rows_give_to_each_block(case: AttendCase, kv_dtype: str, isa: str) -> None:
+    arrays = case.arrays()
+    inputs = arrays["inputs"]
+    _, exact = masses(arrays, "reference", dense_cache(arrays, torch.float64))
+    cache = native_cache(inputs, case.groups, case.dim, kv_dtype)
+    fill(cache, inputs, arrays["keys"], arrays["values"])
+    for threads in (1, 2):
+        _native.set_num_threads(threads)
+        result, mass = masses(arrays, "native", cache)
+        np.testing.assert_array_equal(result, run("attend", "native", attend_arguments(arrays), cache=cache))
+        np.testing.assert_allclose(mass, exact, rtol=0, atol=0.01 * case.heads / case.groups)
+        single = np.array([new == 1 for _, new in case.sequences])
+        np.testing.assert_allclose(mass.sum(-1)[single], case.heads / case.groups, rtol=1e-5)
+        assert not mass[~single].any()
+
+
+def chain(rows: int) -> Any:
+    """Masks of a tree that is a sequence."""
+    return np.array([(2 << row) - 1 for row in range(rows)], np.uint64)
+
+
+@pytest.mark.parametrize("lists", ["", "gaps", "mixed"])
+@KV_DTYPES
+@on_every_isa
+def test_a_tree_without_branches_is_a_sequence(lists: str, kv_dtype: str, isa: str) -> None:
+    case = AttendCase(((250, 20), (0, 3), (90, 64)), 6, 2, 64, lists=lists)
+    arrays = case.arrays()
+    masks = np.concatenate([chain(new) for _, new in case.sequences])
+    tree = arrays | {"inputs": replace(arrays["inputs"], tree_masks=masks)}
+    np.testing.assert_array_equal(attend_native(tree, kv_dtype), attend_native(arrays, kv_dtype))
+
+
+def test_reference_with_every_block_listed_is_dense_to_the_bit() -> None:
+    arrays = AttendCase(((500, 70), (0, 3)), 6, 2, 64, lists="all").arrays()
+    torch.testing.assert_close(
+        attend_reference(arrays, torch.float64),
+        attend_reference(arrays | {"blocks": None}, torch.float64),
+        rtol=0,
+        atol=0,
+    )
+
+
+@KV_DTYPES
+@on_every_isa
+def test_native_with_every_block_listed_is_nearly_dense(kv_dtype: str, isa: str) -> None:
+    """Both round probabilities to bf16, relative to the largest of 64 or of 256 keys."""
+    arrays = AttendCase(((500, 70), (0, 3)), 6, 2, 64, lists="all").arrays()
+    listed, dense = attend_native(arrays, kv_dtype), attend_native(arrays | {"blocks": None}, kv_dtype)
+    assert np.abs(listed - dense).max() < 2**-8 * np.abs(dense).max()
+
+
+@pytest.mark.parametrize("impl", ["reference", pytest.param("native", marks=needs_native)])
+def test_a_list_that_names_a_block_beyond_the_sequence_is_refused(impl: str) -> None:
+    arrays = AttendCase(((100, 2),), 6, 2, 64, lists="own").arrays()
+    arrays["blocks"][1, 0, :2] = [1, 2]
+    with pytest.raises(ValueError, match="block list"):
+        attend_reference(arrays, torch.float64) if impl == "reference" else attend_native(arrays, "bf16")
+
+
+@needs_native
+def test_a_list_that_does_not_ascend_is_refused() -> None:
+    arrays = AttendCase(((100, 2),), 6, 2, 64, lists="own").arrays()
+    arrays["blocks"][1, 0, :2] = [1, 0]
+    with pytest.raises(ValueError, match="ascend"):
+        attend_native(arrays, "bf16")
 
 
 # rotary_write
