@@ -100,6 +100,8 @@ def last_line(completion: "Completion") -> str:
     line += f" ({read:,.0f}/s)" if read else ""
     line += f", wrote {usage.completion_tokens:,} in {timings.decode:.2f} s"
     line += f" ({write:,.0f}/s)" if write else ""
+    if usage.completion_keys.sparsity:
+        line += f", attending to {1 - usage.completion_keys.sparsity:.0%} of the text"
     if completion.finish_reason == "length":
         line += "; cut off at the longest answer, --max-tokens allows more"
     elif completion.finish_reason == "abort":
@@ -118,6 +120,10 @@ def as_json(completion: "Completion", llm: "LLM") -> dict[str, Any]:
         "finish_reason": str(completion.finish_reason),
         "stop": completion.stop,
         "usage": asdict(completion.usage),
+        "sparsity": {
+            "prompt": completion.usage.prompt_keys.sparsity,
+            "completion": completion.usage.completion_keys.sparsity,
+        },
         "timings": {
             **asdict(completion.timings),
             "prefill_tokens_per_second": completion.prefill_rate,

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from whimbrel import hardware
+from whimbrel.attention.keys import KeyCount
 from whimbrel.engine import limits
 from whimbrel.engine.blocks import blocks_for
 from whimbrel.engine.cache import PagedCache
 from whimbrel.engine.document import DocumentBlocks
-from whimbrel.engine.request import FinishReason, Request, Sequence, StepOutput, TokenLogprob
+from whimbrel.engine.request import NO_KEYS, FinishReason, Request, Sequence, StepOutput, TokenLogprob
 from whimbrel.engine.runner import Runner, StepLogits
 from whimbrel.engine.sampling import choose_token, note_token, token_logprobs
 from whimbrel.engine.scheduler import Scheduler, StepPlan
@@ -48,6 +49,9 @@ class EngineStats:
     blocks_idle: int
     """free, with contents that can still be shared"""
     cache_bytes: int
+    """semantic kernels included"""
+    keys: KeyCount
+    """of all tokens computed so far"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ class Engine:
         for). The cache has ``num_blocks`` blocks of 64 tokens, or as many as fit into ``cache_bytes``, or (None, None)
         one context and a spare block. ``mapped_blocks`` of a context need no room there: documents that will be attached
         bring them.
-        Raises ``InvalidParameter``, and ``DoesNotFit`` if the cache is larger than the free memory or smaller than
+        Raises ``InvalidParameter``, ``UnsupportedModel`` for semantic kernels of other sizes, and ``DoesNotFit`` if the cache is larger than the free memory or smaller than
         one context.
         """
         self.config: ModelConfig = model.config
@@ -97,6 +101,7 @@ class Engine:
         sizes = {"max_context": self.max_context, "max_sequences": max_sequences, "prefill_chunk": prefill_chunk}
         for name, value in sizes.items():
             limits.at_least_one(name, value)
+        limits.check_sparse(self.config)
         limits.warn_beyond_training(self.config, self.max_context)
         num_blocks = limits.count_blocks(
             self.config, self.max_context, kv_dtype, num_blocks, cache_bytes, mapped_blocks
@@ -126,6 +131,7 @@ class Engine:
         self._sequences: dict[int, Sequence] = {}
         self._next_id = 0
         self._steps = self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0
+        self._keys = NO_KEYS
         self.trace = Trace()
 
     def add(self, request: Request) -> int:
@@ -198,6 +204,7 @@ class Engine:
             blocks_used=blocks.used,
             blocks_idle=blocks.idle,
             cache_bytes=blocks.num_blocks * limits.block_bytes(self.config, self.kv_dtype),
+            keys=self._keys,
         )
 
     def audit(self) -> None:
@@ -247,7 +254,7 @@ class Engine:
         for work, choice in zip(plan.works, choices, strict=True):
             sequence = work.sequence
             at_end = work.reaches_end
-            sequence.computed += work.count
+            self._keys += sequence.advance(work.count, self.config.sparse)
             self._cache.commit(sequence)
             scores = tuple(prompt_logprobs.get(sequence.id, ()))
             sequence.scored += len(scores)

@@ -6,11 +6,14 @@ from whimbrel import hardware
 from whimbrel.attention.inputs import BLOCK_SIZE
 from whimbrel.engine.blocks import blocks_for
 from whimbrel.engine.request import Request
-from whimbrel.engine.store import bytes_per_block
-from whimbrel.errors import DoesNotFit, InvalidParameter, PromptTooLong
+from whimbrel.engine.store import KERNELS, bytes_per_block
+from whimbrel.errors import DoesNotFit, InvalidParameter, PromptTooLong, UnsupportedModel
 from whimbrel.models.config import ModelConfig
 
 log = logging.getLogger(__name__)
+
+KERNEL_STRIDE = BLOCK_SIZE // KERNELS
+KERNEL_SIZE = 2 * KERNEL_STRIDE
 
 
 def at_least_one(name: str, value: object) -> None:
@@ -24,6 +27,18 @@ def warn_beyond_training(config: ModelConfig, max_context: int) -> None:
     if max_context > config.max_position_embeddings:
         log.warning(
             "a context of %d tokens is beyond the %d of the model's config", max_context, config.max_position_embeddings
+        )
+
+
+def check_sparse(config: ModelConfig) -> None:
+    """Raises ``UnsupportedModel`` for semantic kernels that the cache's blocks have no places for."""
+    if config.sparse is None:
+        return
+    sizes = config.sparse.kernel_size, config.sparse.kernel_stride, config.sparse.block_size
+    if sizes != (KERNEL_SIZE, KERNEL_STRIDE, BLOCK_SIZE):
+        raise UnsupportedModel(
+            f"sparse attention with kernels of {sizes[0]} tokens, {sizes[1]} apart, in blocks of {sizes[2]} is not"
+            f" supported: the cache keeps kernels of {KERNEL_SIZE}, {KERNEL_STRIDE} apart, in blocks of {BLOCK_SIZE}"
         )
 
 

@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from whimbrel.attention.keys import KeyCount, count_keys
+from whimbrel.attention.sparse import SparseConfig
 from whimbrel.errors import InvalidParameter, UsageError, WhimbrelError
+
+NO_KEYS = KeyCount()
 
 MAX_LOGPROBS = 100
 """Most alternatives that may be asked for at each token."""
@@ -162,6 +166,10 @@ class Usage:
     """why the cache served no more of the prompt; None where it served all it could"""
     truncated_tokens: int = 0
     """tokens cut from the prompt because the caller asked for that instead of an error"""
+    prompt_keys: KeyCount = NO_KEYS
+    """of the prompt's tokens that were computed (again, where the sequence had to give its blocks back)"""
+    completion_keys: KeyCount = NO_KEYS
+    """of the answer's tokens that were computed: all but the last one"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +215,7 @@ class Sequence:
         "arrived",
         "blocks",
         "cached",
+        "completion_keys",
         "computed",
         "counts",
         "first_token",
@@ -218,6 +227,7 @@ class Sequence:
         "miss",
         "params",
         "preempted",
+        "prompt_keys",
         "prompt_length",
         "scored",
         "seed",
@@ -238,6 +248,8 @@ class Sequence:
         self.limit = limit
         self.stops = stops
         self.computed = 0
+        self.prompt_keys = NO_KEYS
+        self.completion_keys = NO_KEYS
         self.cached = 0
         self.miss: str | None = None
         self.preempted = 0
@@ -268,7 +280,24 @@ class Sequence:
 
     def usage(self) -> Usage:
         """Tokens so far."""
-        return Usage(self.prompt_length, self.cached, len(self.tokens) - self.prompt_length, self.miss)
+        return Usage(
+            self.prompt_length,
+            self.cached,
+            len(self.tokens) - self.prompt_length,
+            self.miss,
+            prompt_keys=self.prompt_keys,
+            completion_keys=self.completion_keys,
+        )
+
+    def advance(self, count: int, sparse: SparseConfig | None) -> KeyCount:
+        """The next ``count`` tokens are in the cache; the keys that they saw."""
+        start, stop = self.computed, self.computed + count
+        answer = min(max(start, self.prompt_length), stop)
+        of_prompt, of_completion = count_keys(start, answer, sparse), count_keys(answer, stop, sparse)
+        self.prompt_keys += of_prompt
+        self.completion_keys += of_completion
+        self.computed = stop
+        return of_prompt + of_completion
 
     def timings(self, now: float) -> Timings:
         """Seconds so far."""
