@@ -28,9 +28,10 @@ class Network:
         self.params = tiny.params(self.config, matrix=lambda w: pack(w, "q8", 32))
 
 
-def engine_of(**options: Any) -> Engine:
+def engine_of(changes: dict[str, Any] | None = None, **options: Any) -> Engine:
+    """``changes`` to the tiny model's config.json; options of the engine."""
     settings: dict[str, Any] = {"ops": dispatch.bind("native"), "max_context": 1024, "prefill_chunk": 128} | options
-    return Engine(Network(), **settings)
+    return Engine(Network(**changes or {}), **settings)
 
 
 def read(engine: Engine, ids: Any) -> tuple[Any, Any, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from whimbrel.backends.chat import Chat
 from whimbrel.backends.executor import Capabilities, Executor, FinishReason, Request, SamplingParams
@@ -26,6 +26,10 @@ from whimbrel.backends.text import StopStrings
 from whimbrel.errors import InvalidParameter, ModelNotFound, UsageError
 from whimbrel.models.chat import Message
 from whimbrel.models.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from whimbrel.backends.document import Document
+    from whimbrel.backends.reading import Reading
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,10 @@ class LLM:
         self.chat_template = opened.chat_template
         self.config = opened.config
         self.source = opened.source
+        self.name = model if isinstance(model, str) else None
+        """what the model was asked for by, if that was a name"""
+        self.weights: str | None = options.get("weights")
+        """what they were converted to while loading; None: as they are stored"""
         self._trained_context = opened.trained_context
         self._overflow = overflow
         self._defaults = _defaults(opened.generation_config)
@@ -125,6 +133,38 @@ class LLM:
         if len(ids) < 2:
             raise UsageError(f"a text of {len(ids)} tokens has nothing to score; give at least two tokens")
         return Score(token_ids=tuple(ids), logprobs=tuple(self.executor.score(ids)))
+
+    # --- documents
+
+    def read_document(
+        self,
+        path: str | Path,
+        out: str | Path | None = None,
+        *,
+        system: str | None = None,
+        data: bytes | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "Reading":
+        """Read a document once, into a file that ``open_document`` maps; ``out`` is the document's name with ``.kv``.
+
+        ``system``: a system message before it, part of what is read. ``data``: the document's bytes, where ``path`` is
+        only a name. ``progress`` is called with tokens read and in all. An interrupted reading is gone on with.
+        Raises ``UsageError``, ``FormatError`` (no text), ``PromptTooLong``, ``WriteError`` (disk full),
+        ``UnsupportedCapability``.
+        """
+        from whimbrel.backends.reading import read_document
+
+        return read_document(self, path, out, system=system, data=data, progress=progress)
+
+    def open_document(self, path: str | Path, *others: str | Path, stale: bool = False) -> "Document":
+        """A document that was read before, or several, to be asked without reading them again.
+
+        ``stale``: also where the document has changed since. Raises ``FormatError`` for a damaged, foreign or half
+        written file, ``UsageError`` for another model's, other settings or a changed document, ``PromptTooLong``.
+        """
+        from whimbrel.backends.document import open_document
+
+        return open_document(self, [path, *others], stale=stale)
 
     # --- tokens
 

@@ -48,6 +48,7 @@ def open_model(
     context: int | None = None,
     max_sequences: int = 8,
     cache_bytes: int | None = None,
+    mapped_blocks: int = 0,
     kv_dtype: str = "bf16",
     prefill_chunk: int = 512,
     prefix_sharing: bool = True,
@@ -64,6 +65,7 @@ def open_model(
     of the free memory holds); more than it was trained for stretches its rotary embedding, see ``models.context``.
     ``attention``: "auto" (as the checkpoint is marked), "dense" or "sparse"; ``sparse``: constants of the latter, see
     ``models.attention``. What can make answers worse is logged, and in ``capabilities.warnings``.
+    ``mapped_blocks``: blocks of a context that documents will bring (``backends.document.settings_for``).
     ``weights``: None as they are stored, or "q4", "q8", "bf16", "f32" converted on loading.
     ``kv_dtype``: "bf16" or "q8". ``ops``: "native", "reference", or "auto". ``activations``: see ``ops.dispatch``.
     Raises ``ModelNotFound``, ``FormatError``, ``UnsupportedModel``, ``DoesNotFit``, ``InvalidParameter``.
@@ -80,6 +82,7 @@ def open_model(
         max_context=context,
         max_sequences=max_sequences,
         cache_bytes=cache_bytes,
+        mapped_blocks=mapped_blocks,
         kv_dtype=kv_dtype,
         prefill_chunk=prefill_chunk,
         prefix_sharing=prefix_sharing,

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from whimbrel.attention.inputs import BLOCK_SIZE
 from whimbrel.engine.blocks import ROOT, block_key
 from whimbrel.engine.cache import PagedCache
+from whimbrel.engine.moving import Mover
 from whimbrel.errors import DoesNotFit, UnsupportedCapability, UsageError
 from whimbrel.formats.kv_layout import Bytes, KVLayout, Scales
 from whimbrel.models.config import ModelConfig
@@ -112,17 +113,29 @@ class DocumentBlocks:
         blocks.release(number)
         return key
 
-    def attach(self, ids: Ids, data: Bytes, codes: Bytes, scales: Bytes) -> bytes:
+    def mover(self, offset: int) -> Mover:
+        """Moves blocks of this cache's kind by ``offset`` tokens."""
+        sparse = self._config.sparse
+        return Mover(
+            self._rope,
+            offset,
+            head_dim=self._config.head_dim,
+            quantized=self._kv_dtype == "q8",
+            use_nope=sparse is not None and sparse.use_nope,
+        )
+
+    def attach(self, ids: Ids, data: Bytes, codes: Bytes, scales: Bytes, *, parent: bytes = ROOT) -> bytes:
         """Pin whole blocks that lie elsewhere: ``ids`` [blocks * 64] and the parts of a file; the key of the last one.
+
+        ``parent`` is the key of what comes before them.
 
         The arrays must stay as they are until ``detach``. Attaching the same ids again counts their users.
         """
-        keys = document_keys(ids)
+        keys = document_keys(ids, parent)
         if keys[-1] in self._attached:
             self._attached[keys[-1]].users += 1
             return keys[-1]
         first = self._pool().attach(data, codes, scales)
-        parent = ROOT
         for index, key in enumerate(keys):
             part = ids[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]
             self._cache.blocks.pin(first + index, parent, part.tolist(), key)
@@ -150,10 +163,10 @@ class DocumentBlocks:
         return self._cache.pool
 
 
-def document_keys(ids: Ids) -> list[bytes]:
-    """The chain of keys of whole blocks, [blocks * 64] ids."""
+def document_keys(ids: Ids, parent: bytes = ROOT) -> list[bytes]:
+    """The chain of keys of whole blocks, [blocks * 64] ids, that follow ``parent``."""
     assert len(ids) % BLOCK_SIZE == 0
-    keys, parent = [], ROOT
+    keys = []
     for start in range(0, len(ids), BLOCK_SIZE):
         parent = block_key(parent, ids[start : start + BLOCK_SIZE].tolist())
         keys.append(parent)

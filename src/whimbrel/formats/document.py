@@ -7,6 +7,7 @@ them; a file that is empty, binary, encrypted, a scan, or of a kind that has no 
 
 import logging
 import re
+from io import BytesIO
 from pathlib import Path
 
 from whimbrel.errors import FormatError, UsageError
@@ -27,10 +28,14 @@ _MOST_REPLACED = 0.05
 
 def read_document(path: Path) -> str:
     """The text of a document. Raises UsageError where there is no such file, FormatError where it has no text."""
-    data = _read(path)
+    return document_text(path, read_bytes(path))
+
+
+def document_text(path: Path, data: bytes) -> str:
+    """The text in a document's bytes; ``path`` names it in errors and by its suffix its kind. Raises FormatError."""
     if not data.strip():
         raise FormatError(f"{path} is empty; there is nothing to read in it")
-    text = _pdf_text(path) if data.startswith(b"%PDF-") else _plain_text(path, data)
+    text = _pdf_text(path, data) if data.startswith(b"%PDF-") else _plain_text(path, data)
     if not text.strip():
         raise FormatError(f"{path} has no text in it" + ("; a scan needs OCR first" if data[:4] == b"%PDF" else ""))
     return text
@@ -55,7 +60,8 @@ def decode(data: bytes, shown: str) -> str:
         return text
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a document. Raises UsageError where there is no such file, FormatError where it can't be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -111,12 +117,12 @@ def _tidy(soup: object) -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
-def _pdf_text(path: Path) -> str:
+def _pdf_text(path: Path, data: bytes) -> str:
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
 
     try:
-        reader = PdfReader(path)
+        reader = PdfReader(BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
             raise FormatError(f"{path} is encrypted; remove its password first")
         pages = [page.extract_text() for page in reader.pages]

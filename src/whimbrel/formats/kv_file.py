@@ -231,7 +231,7 @@ class KVFile:
         """uint8 [blocks * block_bytes]"""
         if crc32(self.checksums.data) != preamble.checksums_crc:
             raise _damaged(self.path, "its list of checksums has another checksum")
-        if hasattr(self._map, "madvise"):
+        if hasattr(self._map, "madvise") and self.layout.num_blocks:
             # Which blocks are wanted depends on the question: what lies beside them is not worth reading.
             self._map.madvise(mmap.MADV_RANDOM, self._blocks_at, self.layout.data_bytes)
         count = self.layout.num_blocks
@@ -265,7 +265,7 @@ class KVFile:
 
     def forget_pages(self) -> None:
         """Let go of the pages of blocks that were touched: they count as this process's memory until then."""
-        if hasattr(self._map, "madvise"):
+        if hasattr(self._map, "madvise") and self.layout.num_blocks:
             self._map.madvise(mmap.MADV_DONTNEED, self._blocks_at, self.layout.data_bytes)
 
 

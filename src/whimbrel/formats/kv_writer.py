@@ -146,6 +146,8 @@ class KVWriter:
         """Commit, declare the file complete, and give it its name. Raises WriteError."""
         assert self.written == self.layout.num_blocks, "blocks are missing"
         self.commit()
+        with self._disk_errors():
+            os.ftruncate(self._file, self.header.file_bytes)  # where there are no blocks, the file ends before its page
         self._write_preamble(COMPLETE)
         self._sync()
         with self._disk_errors():

@@ -84,6 +84,20 @@ class Tokenizer:
             raise
         return [*self._prefix, *ids, *self._suffix] if add_special else ids
 
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int]]:
+        """Ids of a text, no control tokens among them, and the character of the text where each begins.
+
+        Several tokens of one character begin at the same place. Raises ``InvalidParameter`` as ``encode`` does.
+        """
+        try:
+            with self._lock:
+                self._backend.encode_special_tokens = True
+                encoding = self._backend.encode(text, add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError):
+            _check_unicode(text)
+            raise
+        return list(encoding.ids), [start for start, _ in encoding.offsets]
+
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         """Text of ids; bytes that are no UTF-8 become U+FFFD. ``skip_special`` leaves control tokens out."""
         special = self.special_ids
