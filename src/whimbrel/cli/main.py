@@ -5,7 +5,24 @@ from typing import Annotated
 import typer
 
 import whimbrel
-from whimbrel.cli import ask, bench, config, doctor, eval_ppl, init, list, ops, plan, pull, rm, run, show  # noqa: F401  (register)
+from whimbrel.cli import (  # noqa: F401  (register)
+    ask,
+    bench,
+    config,
+    doctor,
+    eval_niah,
+    eval_ppl,
+    eval_ruler,
+    eval_sparsity,
+    init,
+    list,
+    ops,
+    plan,
+    pull,
+    rm,
+    run,
+    show,
+)
 from whimbrel.cli.shell import app
 
 

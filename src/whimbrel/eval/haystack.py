@@ -6,6 +6,7 @@ that happened is part of every record, because a text that repeats is easier to 
 """
 
 import gzip
+import hashlib
 import json
 import random
 import re
@@ -18,6 +19,7 @@ from whimbrel.errors import FormatError, UsageError
 
 SHIPPED = Path(__file__).parent / "texts" / "peps.jsonl.gz"
 
+_JSON_LINES = (".jsonl", ".jsonl.gz")
 _SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"'][.!?]) (?=[A-Z\"'(])")
 
 
@@ -43,6 +45,12 @@ class Haystack:
     def characters(self) -> int:
         """Characters of all texts."""
         return sum(len(document.text) + 1 for document in self.documents)
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What a record says of it: name, size and a checksum of the text."""
+        checksum = hashlib.sha256("\n".join(document.text for document in self.documents).encode()).hexdigest()
+        return {"source": self.source, "characters": self.characters, "sha256": checksum[:16]}
 
     def passage(self, rng: random.Random, characters: int) -> str:
         """At least ``characters`` characters in one line, from a random document on."""
@@ -74,7 +82,7 @@ def read_haystack(path: Path | None = None) -> Haystack:
     White space is collapsed. Raises ``UsageError`` where there is no file, ``FormatError`` where it has no text.
     """
     path = SHIPPED if path is None else path
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
+    if path.name.endswith(_JSON_LINES):
         documents = [document for document in _json_lines(path) if document.text]
     else:
         from whimbrel.formats.document import read_document
@@ -83,6 +91,15 @@ def read_haystack(path: Path | None = None) -> Haystack:
     if not documents:
         raise FormatError(f'{path} has no text in it; each line needs a "text"')
     return Haystack(path.name, documents)
+
+
+def read_text(path: Path) -> str:
+    """One text of all that a file has; white space as it is, but for JSON lines. Raises as ``read_haystack`` does."""
+    if path.name.endswith(_JSON_LINES):
+        return "\n\n".join(document.text for document in read_haystack(path).documents)
+    from whimbrel.formats.document import read_document
+
+    return read_document(path)
 
 
 def sentence_starts(text: str) -> list[int]:

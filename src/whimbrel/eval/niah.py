@@ -14,7 +14,10 @@ from whimbrel.errors import InvalidParameter
 from whimbrel.eval import words
 from whimbrel.eval.fit import exact_units
 from whimbrel.eval.haystack import Haystack, sentence_starts
+from whimbrel.eval.heatmap import shade
 from whimbrel.eval.prompt import Prompter
+from whimbrel.eval.record import Record
+from whimbrel.eval.report import cells
 from whimbrel.eval.task import Item, Question, any_of, seeded
 
 ANSWER_TOKENS = 32
@@ -113,6 +116,20 @@ def items(
                     score=any_of,
                     make=_recipe(prompter, haystack, NEEDLES[needle], length, depth, name=(seed, length, sample)),
                 )
+
+
+def depth_of(record: Record) -> float:
+    """The row of a record in the grid."""
+    return float(record.metadata["depth"])
+
+
+def grid(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
+    """The table of the grid, a shade beside each score: depths down, lengths to the right."""
+    headings, rows = cells(records, depth_of, lambda depth: f"depth {depth:.0%}")
+    shaded = [
+        [row[0], *(f"{text} {shade(float(text))}" if text != "-" else text for text in row[1:])] for row in rows[:-3]
+    ]
+    return headings, [*shaded, *rows[-3:]]
 
 
 def place(haystack: str, needle: str, depth: float) -> str:

@@ -5,6 +5,9 @@ tokenizer puts a begin token before texts, it replaces the first id of every win
 In its first half the model only warms up: of positions ``0 ... window - 1``, those from ``window // 2 + 1`` on are
 scored, each given all before it in the window. Perplexity is exp of the mean negative log-probability over all scored
 ids of all windows; its standard error follows from their variance (delta method).
+
+``perplexity_all`` counts every id of a window but its first: the figure for long windows, where half a window is not
+needed to warm up, and where the two together show what distance does.
 """
 
 import math
@@ -32,6 +35,8 @@ class Window:
     scored: int
     negative_log_likelihood: float
     """sum over the scored ids, natural logarithm"""
+    all_negative_log_likelihood: float
+    """the same over every id but the first"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +45,8 @@ class Perplexity:
 
     perplexity: float
     standard_error: float
+    perplexity_all: float
+    """over every id but the first of each window"""
     window: int
     scored: int
     windows: tuple[Window, ...]
@@ -84,8 +91,9 @@ def perplexity_of(
         raise InvalidParameter(f"the text has {len(token_ids)} tokens and a window {window}: give more text")
     records, squares = [], 0.0
     for index in range(count):
-        scores = scored_part(score(window_ids(token_ids, index, window, begin)), window)
-        records.append(Window(index * window, len(scores), -math.fsum(scores)))
+        every = score(window_ids(token_ids, index, window, begin))
+        scores = scored_part(every, window)
+        records.append(Window(index * window, len(scores), -math.fsum(scores), -math.fsum(every)))
         squares += math.fsum(value * value for value in scores)
         progress(index + 1, count)
     return _total(records, squares, window)
@@ -109,4 +117,12 @@ def _total(records: list[Window], squares: float, window: int) -> Perplexity:
     variance = max(0.0, squares / scored - mean * mean)
     value = math.exp(mean)
     error = value * math.sqrt(variance / max(1, scored - 1))
-    return Perplexity(perplexity=value, standard_error=error, window=window, scored=scored, windows=tuple(records))
+    every = math.fsum(record.all_negative_log_likelihood for record in records) / (len(records) * (window - 1))
+    return Perplexity(
+        perplexity=value,
+        standard_error=error,
+        perplexity_all=math.exp(every),
+        window=window,
+        scored=scored,
+        windows=tuple(records),
+    )

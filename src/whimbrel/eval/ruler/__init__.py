@@ -10,6 +10,6 @@ published figures they are an indication. ``length`` is prompt and answer togeth
 """
 
 from whimbrel.eval.ruler.items import SUBSTITUTES, TASKS, items, task_names
-from whimbrel.eval.ruler.materials import Materials
+from whimbrel.eval.ruler.materials import Materials, read_materials
 
-__all__ = ["SUBSTITUTES", "TASKS", "Materials", "items", "task_names"]
+__all__ = ["SUBSTITUTES", "TASKS", "Materials", "items", "read_materials", "task_names"]

@@ -40,7 +40,15 @@ TASKS: dict[str, Task] = {
 SUBSTITUTES = {"qa_1": "documents_qa_1", "qa_2": "documents_qa_2"}
 """What stands for a task whose data set was not given."""
 
-_FILES = {"qa_1": "--squad dev-v2.0.json", "qa_2": "--hotpotqa hotpot_dev_distractor_v1.json"}
+_HEADERS = (
+    "ten documents with the headers Title, Author and Created; give others with --documents, or name other --tasks"
+)
+_NEEDS = {
+    "qa_1": "its data set: give --squad dev-v2.0.json, or take documents_qa_1, made from local documents",
+    "qa_2": "its data set: give --hotpotqa hotpot_dev_distractor_v1.json, or take documents_qa_2",
+    "documents_qa_1": _HEADERS,
+    "documents_qa_2": _HEADERS,
+}
 
 
 def task_names(asked: Sequence[str] | None, materials: Materials) -> list[str]:
@@ -49,17 +57,15 @@ def task_names(asked: Sequence[str] | None, materials: Materials) -> list[str]:
     Raises ``InvalidParameter`` for an unknown name, or one whose data set is missing.
     """
     if asked is None:
-        thirteen = [name for name in TASKS if name not in SUBSTITUTES.values()]
-        return [
-            SUBSTITUTES[name] if name in SUBSTITUTES and name not in materials.questions else name for name in thirteen
+        asked = [name for name in TASKS if name not in SUBSTITUTES.values()]
+        asked = [
+            SUBSTITUTES[name] if name in SUBSTITUTES and name not in materials.questions else name for name in asked
         ]
     for name in asked:
         if name not in TASKS:
             raise InvalidParameter(f"there is no task {name!r}; there are {', '.join(TASKS)}")
-        if name in SUBSTITUTES and name not in materials.questions:
-            raise InvalidParameter(
-                f"{name} needs its data set: give {_FILES[name]}, or take {SUBSTITUTES[name]}, made from local documents"
-            )
+        if name in _NEEDS and name not in materials.questions:
+            raise InvalidParameter(f"{name} needs {_NEEDS[name]}")
     return list(dict.fromkeys(asked))
 
 
