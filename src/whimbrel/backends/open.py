@@ -13,6 +13,7 @@ from whimbrel.backends.native import NativeExecutor
 from whimbrel.engine import Engine
 from whimbrel.engine.blocks import blocks_for
 from whimbrel.engine.limits import block_bytes
+from whimbrel.errors import InvalidParameter
 from whimbrel.models.attention import check_attention, with_attention
 from whimbrel.models.chat import ChatTemplate
 from whimbrel.models.config import ModelConfig
@@ -21,6 +22,7 @@ from whimbrel.models.loading import load_model
 from whimbrel.models.notice import Notice
 from whimbrel.models.tokenizer import Tokenizer
 from whimbrel.ops import dispatch
+from whimbrel.ops.table import OpTable
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ def open_model(
     prefix_sharing: bool = True,
     threads: int | None = None,
     weights: str | None = None,
-    ops: str = "auto",
+    ops: str | OpTable = "auto",
     activations: str | None = None,
     attention: str = "auto",
     sparse: SparseConfig | Mapping[str, Any] | None = None,
@@ -67,11 +69,12 @@ def open_model(
     ``models.attention``. What can make answers worse is logged, and in ``capabilities.warnings``.
     ``mapped_blocks``: blocks of a context that documents will bring (``backends.document.settings_for``).
     ``weights``: None as they are stored, or "q4", "q8", "bf16", "f32" converted on loading.
-    ``kv_dtype``: "bf16" or "q8". ``ops``: "native", "reference", or "auto". ``activations``: see ``ops.dispatch``.
+    ``kv_dtype``: "bf16" or "q8". ``ops``: "native", "reference", "auto", or a table that somebody bound, as it is.
+    ``activations``: see ``ops.dispatch``; not with such a table.
     Raises ``ModelNotFound``, ``FormatError``, ``UnsupportedModel``, ``DoesNotFit``, ``InvalidParameter``.
     """
     check_attention(attention, sparse)
-    table = dispatch.bind(ops, activations=activations)
+    table = _bound(ops, activations)
     model = load_model(Path(path), weights=weights)
     config, about_attention = with_attention(model.config, attention, sparse)
     context = default_context(config, kv_dtype) if context is None else context
@@ -99,6 +102,14 @@ def open_model(
         source=str(model.source),
         trained_context=trained_context(model.config),
     )
+
+
+def _bound(ops: str | OpTable, activations: str | None) -> OpTable:
+    if isinstance(ops, str):
+        return dispatch.bind(ops, activations=activations)
+    if activations is not None:
+        raise InvalidParameter(f"activations={activations!r} is impossible: the table of ops is bound already")
+    return ops
 
 
 def default_context(config: ModelConfig, kv_dtype: str = "bf16") -> int:
