@@ -17,6 +17,8 @@ def plan(
     context: options.Context = None,
     weights: options.Weights = None,
     kv_dtype: options.KVDtype = None,
+    attention: options.Attention = None,
+    sparse: options.Sparse = None,
     json: options.Json = False,
 ) -> None:
     """Estimate memory and the speed limit.
@@ -31,9 +33,13 @@ def plan(
         context=context,
         weights=weights,
         kv_dtype=kv_dtype or "bf16",
+        attention=attention or "auto",
+        sparse=sparse,
         offline=terminal.offline(),
         bandwidth=read_bandwidth(min(MEMORY_BYTES, hardware.memory().available // 8)),
     )
+    for note in found.notes:
+        terminal.note(note)
     if json:
         terminal.result_json({"plan": asdict(found)})
     else:

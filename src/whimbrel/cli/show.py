@@ -16,6 +16,7 @@ def show(
     json: options.Json = False,
 ) -> None:
     """Show what is known about a model."""
+    from whimbrel.models.attention import describe as in_words
     from whimbrel.zoo.plan import read_description
     from whimbrel.zoo.store import Store, resolve
 
@@ -36,6 +37,7 @@ def show(
         "parameters": count_text(config.num_parameters()),
         "weights": described.stored,
         "context": f"{config.max_position_embeddings:,} tokens",
+        "attention": in_words(config.sparse),
         "layers": f"{config.num_hidden_layers} of {config.hidden_size} / {config.intermediate_size}",
         "heads": f"{config.num_attention_heads} queries, {config.num_key_value_heads} keys, of {config.head_dim}",
         "vocabulary": f"{config.vocab_size:,}",

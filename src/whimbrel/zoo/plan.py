@@ -1,25 +1,31 @@
 """Does it fit, and how fast can it be? From a configuration alone; no weight is read, nothing is loaded.
 
 - weights: every matrix in its layout (4 bit is 4.5 bits with its scales)
-- cache: blocks of 64 tokens for one sequence of the asked context
+- cache: blocks of 64 tokens for one sequence of the asked context, with their semantic kernels where it is sparse
 - scratch: activations of one prefill chunk, and the logits of one token
 - program: Python, numpy, the tokenizer
 
-A decoded token reads every weight but the embedding table, and all keys and values before it, once: the memory's read
-bandwidth divided by these bytes is the most tokens a second that any program can decode.
+A decoded token reads every weight but the embedding table, and all keys and values before it (sparse: those of the
+chosen blocks, and all semantic kernels), once: the memory's read bandwidth divided by these bytes is the most tokens a
+second that any program can decode.
 """
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from whimbrel import hardware
+from whimbrel.attention.keys import first_sparse_position
 from whimbrel.engine.blocks import blocks_for
-from whimbrel.engine.store import bytes_per_block
+from whimbrel.engine.limits import block_bytes
 from whimbrel.errors import DoesNotFit, FormatError, InvalidParameter, ModelNotFound
+from whimbrel.models.attention import check_attention, with_attention
+from whimbrel.models.attention import describe as in_words
 from whimbrel.models.config import ModelConfig
+from whimbrel.models.context import extended, trained_context
 from whimbrel.models.presets import PRESETS
 from whimbrel.zoo.catalog import DEFAULT_MODEL
 from whimbrel.zoo.references import parse_reference
@@ -52,12 +58,16 @@ class Plan:
     available: int
     fits: bool
     longest_context: int
-    """the longest that fits into the memory that is free, at most what the model was trained for"""
+    """the longest that fits into the memory that is free, at most what the model has published frequencies for"""
     read_bandwidth: float | None
     decode_limit: float | None
     """tokens a second at the full context"""
     decode_limit_empty: float | None
     """tokens a second at the start"""
+    attention: str = "dense"
+    """in words"""
+    notes: tuple[str, ...] = ()
+    """what would be logged when the model is opened like this"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +96,8 @@ def plan(
     context: int | None = None,
     weights: str | None = None,
     kv_dtype: str = "bf16",
+    attention: str = "auto",
+    sparse: Mapping[str, Any] | None = None,
     offline: bool = False,
     bandwidth: float | None = None,
 ) -> Plan:
@@ -93,13 +105,17 @@ def plan(
 
     Raises ModelNotFound, FormatError, UnsupportedModel or InvalidParameter.
     """
+    check_attention(attention, sparse)
     described = describe(model, offline=offline)
-    config, sizes = described.config, _sizes(described, weights)
+    config, about_attention = with_attention(described.config, attention, sparse)
+    sizes = _sizes(described, weights)
     context = config.max_position_embeddings if context is None else context
     if context < 1:
         raise InvalidParameter(f"--context {context} is impossible; it is at least 1")
-    per_block = bytes_per_block(config.num_hidden_layers, config.num_key_value_heads, config.head_dim, kv_dtype)
+    notices = about_attention, extended(config, context)[1]
+    per_block = block_bytes(config, kv_dtype)
     cache, scratch = blocks_for(context) * per_block, _scratch(config)
+    read_per_token = sizes.read_per_token + _cache_read(config, context, kv_dtype)
     available = hardware.memory().available
     fixed = int(sizes.weights) + scratch + _PROGRAM_BYTES
     blocks = max(0, available - fixed) // per_block
@@ -116,10 +132,12 @@ def plan(
         total=fixed + cache,
         available=available,
         fits=fixed + cache <= available,
-        longest_context=min(config.max_position_embeddings, blocks * 64),
+        longest_context=min(trained_context(config), blocks * 64),
         read_bandwidth=bandwidth,
-        decode_limit=bandwidth / (sizes.read_per_token + cache) if bandwidth else None,
+        decode_limit=bandwidth / read_per_token if bandwidth else None,
         decode_limit_empty=bandwidth / sizes.read_per_token if bandwidth else None,
+        attention=in_words(config.sparse),
+        notes=tuple(notice.text for notice in notices if notice is not None),
     )
 
 
@@ -191,6 +209,15 @@ def _sizes(described: Description, weights: str | None) -> _Sizes:
         total = ((config.num_parameters() - tables) * BITS[layout] + tables * table_bits) / 8
         table = numbers * table_bits / 8
     return _Sizes(weights=total, read_per_token=total - (0 if config.tie_word_embeddings else table), layout=layout)
+
+
+def _cache_read(config: ModelConfig, context: int, kv_dtype: str) -> int:
+    """Bytes of the cache that one token reads at the end of the context."""
+    blocks, dense = blocks_for(context), block_bytes(replace(config, sparse=None), kv_dtype)
+    if config.sparse is None or context <= first_sparse_position(config.sparse):
+        return blocks * dense
+    kernels = block_bytes(config, kv_dtype) - dense
+    return config.sparse.num_blocks * dense + blocks * kernels
 
 
 def _scratch(config: ModelConfig) -> int:
