@@ -257,7 +257,7 @@ inline void copy_sums(const Partials& from, int rows, const Partials& to) {
 inline void copy_rows(const Partials& from, int rows, int dim, const Partials& to) {
   copy_sums(from, rows, to);
   memcpy(to.values, from.values, size_t(rows) * size_t(dim) * 4);
-  if (to.running) memcpy(to.running, from.running, size_t(rows) * kSplitBlocks * 4);
+  if (to.running && from.running) memcpy(to.running, from.running, size_t(rows) * kSplitBlocks * 4);
 }
 
 // What a row's total makes of a sum of exponentials that was taken with another largest score: a probability.

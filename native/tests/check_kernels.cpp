@@ -221,26 +221,60 @@ void write(Cache& cache, const Floats& qkv, const Floats& cosines, const Floats&
                         rows.sequences, &cache.kv, 1, q_out.data() + size_t(first * cache.heads * cache.dim)}, pool);
 }
 
-// Softmax attention of one query over keys [0, visible).
-std::vector<double> naive_attention(const Cache& cache, const Floats& qkv, const float* q, int head, int visible, double scale) {
+// Softmax attention of one query over the keys that it sees: their probabilities, and the weighted values.
+struct Attention {
+  std::vector<double> probabilities, out;
+};
+
+Attention naive_attention(const Cache& cache, const Floats& qkv, const float* q, int head, double scale, const std::function<bool(int)>& sees) {
   const size_t dim = size_t(cache.dim), width = size_t(cache.heads + 2 * cache.kv_heads) * dim;
   const size_t kv_head = size_t(head / (cache.heads / cache.kv_heads));
-  std::vector<double> weights(size_t(visible), 0.0), out(dim, 0.0);
+  Attention a{std::vector<double>(size_t(cache.tokens), -1e300), std::vector<double>(dim, 0.0)};
   double largest = -1e300, sum = 0;
-  for (size_t t = 0; t < weights.size(); ++t) {
+  for (size_t t = 0; t < a.probabilities.size(); ++t) {
+    if (!sees(int(t))) continue;
     const float* key = qkv.data() + t * width + (size_t(cache.heads) + kv_head) * dim;
-    for (size_t d = 0; d < dim; ++d) weights[t] += double(q[d]) * key[d] * scale;
-    largest = std::fmax(largest, weights[t]);
+    double score = 0;
+    for (size_t d = 0; d < dim; ++d) score += double(q[d]) * key[d] * scale;
+    a.probabilities[t] = score, largest = std::fmax(largest, score);
   }
-  for (double& weight : weights) sum += weight = std::exp(weight - largest);
-  for (size_t t = 0; t < weights.size(); ++t) {
+  for (double& p : a.probabilities) sum += p = std::exp(p - largest);
+  for (size_t t = 0; t < a.probabilities.size(); ++t) {
+    a.probabilities[t] /= sum;
     const float* value = qkv.data() + t * width + (size_t(cache.heads + cache.kv_heads) + kv_head) * dim;
-    for (size_t d = 0; d < dim; ++d) out[d] += weights[t] / sum * value[d];
+    for (size_t d = 0; d < dim; ++d) a.out[d] += a.probabilities[t] * value[d];
   }
-  return out;
+  return a;
 }
 
-void check_attention(int heads, int kv_heads, int dim, int tokens, int rows, bool q8) {
+// What the rows of a step see beyond their positions: lists of blocks (an empty one now and then) and a tree of drafts.
+struct Sight {
+  std::vector<int32_t> lists;  // [kv heads][rows][length]
+  std::vector<uint64_t> tree;
+  int rows, length, past;
+
+  Sight(const Cache& cache, int rows, bool with_lists, bool with_tree) : rows(rows), length(int(cache.table.size())), past(cache.tokens - rows) {
+    if (with_tree)
+      for (int r = 0; r < rows; ++r) tree.push_back(uint64_t(1) << r | (r > 0 ? tree[word() % uint32_t(r)] : 0));
+    if (with_lists) lists.assign(size_t(cache.kv_heads * rows * length), -1);
+    for (int i = 0; i < cache.kv_heads * rows && with_lists; ++i) {
+      int32_t* list = lists.data() + i * length;
+      const int own = (past + i % rows) / kBlockTokens;
+      for (int b = 0; b <= own && i % 5 != 4; ++b)
+        if (b == own || word() % 2) *list++ = b;
+    }
+  }
+  bool sees(int kv_head, int row, int token) const {
+    if (tree.empty() ? token > past + row : token >= past && !(tree[size_t(row)] >> (token - past) & 1)) return false;
+    if (lists.empty()) return true;
+    const int32_t* list = lists.data() + (kv_head * rows + row) * length;
+    for (int k = 0; k < length; ++k)
+      if (list[k] == token / kBlockTokens) return true;
+    return list[0] < 0;
+  }
+};
+
+void check_attention(int heads, int kv_heads, int dim, int tokens, int rows, bool q8, bool lists = false, bool tree = false) {
   Cache cache(heads, kv_heads, dim, tokens, q8);
   const size_t width = size_t(heads + 2 * kv_heads) * size_t(dim);
   Floats qkv = numbers(size_t(tokens) * width, 2), cosines, sines, q(size_t(tokens * heads * dim));
@@ -259,14 +293,23 @@ void check_attention(int heads, int kv_heads, int dim, int tokens, int rows, boo
   const float scale = 1 / std::sqrt(float(dim));
   const float* queries = q.data() + size_t((tokens - rows) * heads * dim);
   Floats out(size_t(rows * heads * dim), NAN);
-  kernels.attend({queries, heads, scale, last.sequences, &cache.kv, 1, nullptr, 0, nullptr, nullptr, out.data()}, pool);
+  const Sight sight(cache, rows, lists, tree);
+  const size_t blocks = cache.table.size();
+  Floats mass(size_t(kv_heads) * blocks);
+  std::vector<double> wanted_mass(mass.size());
+  kernels.attend({queries, heads, scale, last.sequences, &cache.kv, 1, lists ? sight.lists.data() : nullptr, sight.length,
+                  tree ? sight.tree.data() : nullptr, mass.data(), out.data()}, pool);
+  const std::string what = "attend rows " + text(rows) + (lists ? " lists" : "") + (tree ? " tree" : "") + ", " + cache.name();
   for (int r = 0; r < rows; ++r) {
     for (int h = 0; h < heads; ++h) {
-      const size_t at = size_t((r * heads + h) * dim);
-      const auto wanted = naive_attention(cache, qkv, queries + at, h, tokens - rows + r + 1, scale);
-      for (size_t d = 0; d < wanted.size(); ++d) expect(out[at + d], wanted[d], 0.02 * 2, "attend rows " + text(rows) + ", " + cache.name(), at + d);
+      const size_t at = size_t((r * heads + h) * dim), kv_head = size_t(h / (heads / kv_heads));
+      const Attention wanted = naive_attention(cache, qkv, queries + at, h, scale, [&](int t) { return sight.sees(int(kv_head), r, t); });
+      for (size_t d = 0; d < wanted.out.size(); ++d) expect(out[at + d], wanted.out[d], 0.02 * 2, what, at + d);
+      for (size_t t = 0; t < wanted.probabilities.size() && rows == 1; ++t)
+        wanted_mass[kv_head * blocks + t / kBlockTokens] += wanted.probabilities[t];
     }
   }
+  for (size_t i = 0; i < mass.size(); ++i) expect(mass[i], wanted_mass[i], 0.02 * heads / kv_heads, what + ", mass", i);
 }
 
 void check_sample() {
@@ -316,6 +359,10 @@ void check_attentions() {
     check_attention(9, 3, 64, 333, 1, q8), check_attention(9, 3, 64, 700, 2, q8), check_attention(4, 4, 32, 65, 5, q8);
     check_attention(6, 2, 128, 280, 40, q8), check_attention(16, 1, 64, 260, 3, q8), check_attention(2, 1, 80, 300, 129, q8);
     check_attention(3, 1, 16, 64, 63, q8), check_attention(1, 1, 256, 520, 7, q8);
+    check_attention(9, 3, 64, 700, 1, q8, true), check_attention(6, 2, 128, 500, 70, q8, true), check_attention(16, 1, 64, 777, 9, q8, true);
+    check_attention(2, 1, 80, 300, 129, q8, true), check_attention(3, 1, 96, 290, 30, q8, true), check_attention(1, 1, 32, 400, 40, q8, true);
+    check_attention(6, 2, 64, 330, 20, q8, false, true), check_attention(6, 2, 64, 330, 20, q8, true, true);
+    check_attention(4, 2, 64, 64, 64, q8, true, true), check_attention(80, 1, 64, 290, 1, q8), check_attention(80, 1, 64, 290, 1, q8, true);
   }
 }
 

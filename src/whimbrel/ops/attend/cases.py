@@ -87,6 +87,7 @@ CASES = (
     *(AttendCase(((0, 37), (300, 1), (640, 20)), 2 * share, 2, 64, lists="mixed") for share in (1, 3, 8, 16)),
     *(AttendCase(((600, 1), (250, 30)), 6, 2, dim, lists="gaps") for dim in (64, 80, 96, 128)),
     *(AttendCase(((700, 1),), 9, 3, 64, lists=lists) for lists in LISTS),
+    AttendCase(((300, 1), (364, 1), (428, 1), (63, 1)), 8, 4, 64, lists="mixed"),
     AttendCase(((500, 70),), 3, 1, 64, lists="mixed"),
     AttendCase(((400, 200), (130, 64)), 4, 2, 64, lists="gaps"),
     AttendCase(((1500, 33),), 1, 1, 64, lists="gaps"),
