@@ -51,7 +51,7 @@ class Document:
     def __init__(self, llm: "LLM", parts: Sequence[StoredDocument]) -> None:
         """``parts`` fit the model and each other."""
         self.parts = tuple(parts)
-        self._llm = llm
+        self.llm = llm
         self._executor = native_executor(llm)
         self._keys: list[bytes] = []
         self._attach()
@@ -67,13 +67,18 @@ class Document:
         return sum(len(part.ids) for part in self.parts)
 
     @property
+    def cached_tokens(self) -> int:
+        """Of these, tokens that are not read again."""
+        return sum(len(part.block_ids) for part in self.parts)
+
+    @property
     def system(self) -> str | None:
         """The system message that was read before the document."""
         return self.parts[0].system
 
     def stream(self, question: str, *, template: Mapping[str, Any] | None = None, **options: Any) -> Stream:
         """The answer piece by piece; options as for ``LLM.stream``, but for ``overflow``."""
-        return self._llm.stream_ids(self.prompt(question, template).ids, overflow="error", **options)
+        return self.llm.stream_ids(self.prompt(question, template).ids, overflow="error", **options)
 
     def ask(self, question: str, **options: Any) -> Completion:
         """The whole answer at once; options as for ``LLM.stream``, but for ``overflow``."""
@@ -95,7 +100,7 @@ class Document:
             segments.append(Segment(index, len(ids), len(part.block_ids), len(part.tail_ids)))
             ids += part.tail_ids.tolist()
         ids += self._text_ids(f"{SEPARATOR}{question}")
-        ids += user_turn(self._llm, self.system, template).after
+        ids += user_turn(self.llm, self.system, template).after
         return DocumentPrompt(tuple(ids), tuple(segment for segment in segments if segment.count))
 
     def passage(self, block: int) -> tuple[int, int]:
@@ -148,7 +153,7 @@ class Document:
                 before, last = before + part.num_blocks, data[-part.file.layout.block_bytes :]
 
     def _text_ids(self, text: str) -> list[int]:
-        return self._llm.tokenize(text, add_special=False) if text else []
+        return self.llm.tokenize(text, add_special=False) if text else []
 
     def _names(self) -> list[str]:
         """Names that tell the documents apart."""

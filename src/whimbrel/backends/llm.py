@@ -64,7 +64,7 @@ class LLM:
         self.chat_template = opened.chat_template
         self.config = opened.config
         self.source = opened.source
-        self.name = model if isinstance(model, str) else None
+        self.name: str | None = model if isinstance(model, str) else None
         """what the model was asked for by, if that was a name"""
         self.weights: str | None = options.get("weights")
         """what they were converted to while loading; None: as they are stored"""
@@ -144,17 +144,19 @@ class LLM:
         system: str | None = None,
         data: bytes | None = None,
         progress: Callable[[int, int], None] | None = None,
+        announce: Callable[[int, int], None] | None = None,
     ) -> "Reading":
         """Read a document once, into a file that ``open_document`` maps; ``out`` is the document's name with ``.kv``.
 
         ``system``: a system message before it, part of what is read. ``data``: the document's bytes, where ``path`` is
-        only a name. ``progress`` is called with tokens read and in all. An interrupted reading is gone on with.
+        only a name. ``progress`` is called with tokens read and in all, ``announce`` once with the bytes that the disk
+        has to take and has free. An interrupted reading is gone on with.
         Raises ``UsageError``, ``FormatError`` (no text), ``PromptTooLong``, ``WriteError`` (disk full),
         ``UnsupportedCapability``.
         """
         from whimbrel.backends.reading import read_document
 
-        return read_document(self, path, out, system=system, data=data, progress=progress)
+        return read_document(self, path, out, system=system, data=data, progress=progress, announce=announce)
 
     def open_document(self, path: str | Path, *others: str | Path, stale: bool = False) -> "Document":
         """A document that was read before, or several, to be asked without reading them again.

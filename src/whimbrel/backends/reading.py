@@ -67,6 +67,7 @@ def read_document(
     system: str | None = None,
     data: bytes | None = None,
     progress: Progress | None = None,
+    announce: Callable[[int, int], None] | None = None,
 ) -> Reading:
     """Read a document into a ``.kv`` file; see ``LLM.read_document``. ``data``: its bytes, where ``path`` is only a name."""
     executor = native_executor(llm)
@@ -82,7 +83,9 @@ def read_document(
         return found
     with _writer(target, job) as writer:
         resumed = writer.committed
-        _check_disk(writer, resumed)
+        needed, free = _check_free(target, (job.layout.num_blocks - resumed) * job.layout.block_bytes)
+        if announce is not None:
+            announce(needed, free)
         _read_blocks(executor, writer, job, progress)
         writer.finish()
     return Reading(
@@ -198,22 +201,18 @@ def _writer(target: Path, job: _Job) -> KVWriter:
     return writer
 
 
-def _check_disk(writer: KVWriter, resumed: int) -> None:
-    _check_free(writer.path, (writer.layout.num_blocks - resumed) * writer.layout.block_bytes)
-
-
-def _check_free(target: Path, needed: int) -> None:
-    """Raises ``WriteError`` before anything is computed that could not be kept."""
-    try:
-        free = shutil.disk_usage(target.parent).free
-    except OSError:
-        return  # opening the file says why
-    log.info("%s takes %d bytes; %d are free", target, needed, free)
+def _check_free(target: Path, needed: int) -> tuple[int, int]:
+    """Bytes that the disk has to take, and that it has free. Raises ``WriteError`` before anything is computed that could not be kept."""
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder} to write in; choose another place with --out")
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise WriteError(
             f"{target} takes {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free in its folder; make room, choose "
             "another place with --out, or halve it with --kv-dtype q8"
         )
+    return needed, free
 
 
 def _read_blocks(executor: "NativeExecutor", writer: KVWriter, job: _Job, progress: Progress | None) -> None:

@@ -32,9 +32,12 @@ def open_model(**flags: Any) -> "LLM":
     options = filled(flags)
     if flags.get("attention") == "dense" and flags.get("sparse") is None:
         options.pop("sparse", None)  # constants of a settings file, which the flag overrides
-    path = resolve(options.pop("model", None))
+    name = options.pop("model", None)
+    path = resolve(name)
     refuse_too_large(path, options.get("weights"))
-    return LLM(path, **options)
+    llm = LLM(path, **options)
+    llm.name = name
+    return llm
 
 
 def sampling_options(**flags: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from whimbrel.cli.answer import (
     sampling_options,
     show_stream,
 )
+from whimbrel.cli.kept import are_kept, open_kept
 from whimbrel.cli.shell import verb
 from whimbrel.errors import PromptTooLong, UsageError
 
@@ -30,7 +31,8 @@ _LEAST_ANSWER = 16
 @verb()
 def ask(
     words: Annotated[
-        list[str], typer.Argument(metavar="FILE... QUESTION", help="Text, Markdown, HTML, PDF (- is standard input).")
+        list[str],
+        typer.Argument(metavar="FILE... QUESTION", help="Text, Markdown, HTML, PDF (- is standard input), or .kv."),
     ],
     model: options.Model = None,
     system: options.System = None,
@@ -45,11 +47,12 @@ def ask(
     top_p: options.TopP = None,
     repetition_penalty: options.RepetitionPenalty = None,
     seed: options.Seed = None,
+    stale: Annotated[bool, typer.Option("--stale", help="Ask a .kv though its document has changed since.")] = False,
     json: options.Json = False,
 ) -> None:
     """Answer a question about documents.
 
-    A document that is longer than the context is an error, never cut.
+    A document that is longer than the context is an error, never cut. What `whimbrel read` has read is not read again.
     """
     files, question = words[:-1], checked_text(words[-1], "the question")
     if not files:
@@ -61,22 +64,29 @@ def ask(
     sampling = sampling_options(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
     )
-    documents = [(name, _read(name)) for name in files]
-    llm = open_model(
-        model=model,
-        context=context,
-        threads=threads,
-        weights=weights,
-        kv_dtype=kv_dtype,
-        attention=attention,
-        sparse=sparse,
-    )
-    messages = [{"role": "system", "content": system}] if system else []
-    ids = llm.prompt_ids([*messages, {"role": "user", "content": reading_prompt(documents, question)}])
+    flags = {
+        "model": model,
+        "context": context,
+        "threads": threads,
+        "weights": weights,
+        "kv_dtype": kv_dtype,
+        "attention": attention,
+        "sparse": sparse,
+    }
+    if are_kept(files):
+        document = open_kept(files, flags, system=system, stale=stale)
+        llm, ids, known = document.llm, list(document.prompt(question).ids), document.cached_tokens
+    else:
+        if stale:
+            raise UsageError("--stale is about .kv files; plain documents are read as they are now")
+        documents = [(name, _read(name)) for name in files]
+        llm, known = open_model(**flags), 0
+        messages = [{"role": "system", "content": system}] if system else []
+        ids = llm.prompt_ids([*messages, {"role": "user", "content": reading_prompt(documents, question)}])
     _check_length(llm, files, len(ids), sampling.get("max_tokens"))
     sampling["max_tokens"] = answer_tokens(llm, len(ids), sampling.get("max_tokens"))
     stream = llm.stream_ids(ids, **sampling)
-    completion = show_stream(stream, len(ids), quiet=json)
+    completion = show_stream(stream, len(ids) - known, quiet=json)
     if json:
         terminal.result_json({**as_json(completion, llm), "documents": files, "question": question})
     else:

@@ -19,6 +19,7 @@ from whimbrel.cli import (  # noqa: F401  (register)
     ops,
     plan,
     pull,
+    read,
     rm,
     run,
     show,
