@@ -13,7 +13,7 @@ content = $(shell find $(1) -type f -not -name '*.pyc' -exec cksum {} + 2>/dev/n
 BUILT := $(VENV)/.built-$(call content,pyproject.toml CMakeLists.txt native)
 LOCKED := $(VENV)/.locked-$(call content,requirements.lock)
 
-.PHONY: help build dev check test-native test-neon test peers test-peers bench docs demo clean
+.PHONY: help build dev check test-native test-neon test test-interp test-gpu peers test-peers bench docs demo clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -42,6 +42,13 @@ test: dev ## structure tests first, then everything that needs no GPU and no pee
 	$(BIN)/python -m pytest -q tests/structure
 	@$(BIN)/whimbrel pull --quiet $(MODEL) >/dev/null || echo "the real model is not here: tests that need it will be skipped"
 	$(BIN)/python -m pytest -q tests --ignore=tests/structure
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/ops/test_triton.py tests/train -m "interp and not slow"
+
+test-interp: dev ## every Triton kernel on every case, under Triton's interpreter (minutes)
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests -m interp
+
+test-gpu: ## the same cases compiled; needs CUDA, and torch and triton in PYTHON's environment
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q tests -m gpu
 
 peers: dev ## compile llama.cpp for this processor, as bench and test-peers want it (long, once)
 	$(BIN)/python -m whimbrel.bench.peer_build

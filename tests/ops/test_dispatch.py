@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,8 +29,8 @@ def test_bind_resolves_every_op_and_records_it() -> None:
 def test_unknown_names_are_refused_with_what_there_is() -> None:
     with pytest.raises(InvalidParameter, match=r"'rms_norm'.*norm_linear"):
         dispatch.get("rms_norm")
-    with pytest.raises(UnsupportedImplementation, match="triton can't serve: there is no such"):
-        dispatch.bind("triton")
+    with pytest.raises(UnsupportedImplementation, match="cuda can't serve: there is no such"):
+        dispatch.bind("cuda")
     with pytest.raises(UnsupportedImplementation, match="no 'fp8' activations; it has exact, int8, bf16"):
         dispatch.bind("reference", activations="fp8")
 
@@ -54,6 +55,41 @@ def test_explain_lists_every_pair_and_says_why_not(monkeypatch: pytest.MonkeyPat
     support = {(row.op, row.implementation): row.why_not for row in dispatch.explain()}
     assert set(support) == {(name, impl) for name in dispatch.names() for impl in dispatch.IMPLEMENTATIONS}
     assert support["attend", "reference"] == dispatch.OPTIONAL_MODULES["torch"]
+
+
+def test_an_op_without_a_triton_kernel_says_so_and_bind_takes_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dispatch.get("norm_linear").why_not("triton") == dispatch.NO_KERNEL
+    support = {(row.op, row.implementation): row for row in dispatch.explain()}
+    assert support["norm_linear", "triton"].module is None
+    pytest.importorskip("triton")
+    from whimbrel.ops import triton
+
+    if triton.why_not_here() is not None:
+        with pytest.raises(UnsupportedImplementation, match="no CUDA device; set TRITON_INTERPRET=1"):
+            dispatch.bind("triton")
+    monkeypatch.setattr(triton, "why_not_here", lambda: None)
+    table = dispatch.bind("triton")
+    assert {name for name, impl in table.implementations.items() if impl == "triton"} == {
+        "semantic_kernels", "block_scores", "select_blocks", "attend"
+    }  # fmt: skip
+    assert table.implementations["norm_linear"] == "reference"
+
+
+def test_triton_refuses_what_its_kernels_cannot_reach() -> None:
+    pytest.importorskip("triton")
+    from whimbrel.ops import triton
+
+    if triton.INTERPRETED:
+        pytest.skip("under the interpreter the CPU will do")
+    q, cache = torch.zeros(1, 2, 64), SimpleNamespace(pool=None)
+    for message, x in {
+        "torch tensors, got numpy.ndarray": q.numpy(),
+        "got torch.float64": q.double(),
+        "CUDA tensors, or TRITON_INTERPRET=1": q,
+    }.items():
+        with pytest.raises(UnsupportedImplementation, match=message):
+            dispatch.get("attend").choose("triton", x, cache)
+    assert dispatch.get("attend").choose("auto", q, cache).__module__ == "whimbrel.ops.attend.reference"
 
 
 def test_an_import_error_of_our_own_is_not_taken_for_a_missing_extra() -> None:

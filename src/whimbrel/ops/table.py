@@ -20,4 +20,4 @@ class OpTable:
     norm_swiglu: Callable[..., Any]
     sample: Callable[..., Any]
     implementations: Mapping[str, str] = field(default_factory=dict)
-    """op name -> the implementation that was bound ("native", "reference"); a record, for people"""
+    """op name -> the implementation that was bound ("triton", "native", "reference"); a record, for people"""
