@@ -94,6 +94,17 @@ def test_ruler(call: Call, model: str, tmp_path: Path) -> None:
     assert all(record["prompt_tokens"] <= 1024 - 128 for record in saved["records"])
 
 
+def test_ruler_says_what_stands_in(call: Call, model: str) -> None:
+    words = ("eval", "ruler", "-m", model, "--lengths", "2k", "--samples", 1, "--tasks", "vt,documents_qa_1")
+    result = call(*words)
+    assert "no data set was given for qa_1: documents_qa_1 stands in" in result.stderr
+    assert result.stdout.splitlines()[-1].startswith("score ") and "without documents_qa_1" in result.stdout
+    found = json.loads(call(*words, "--json").stdout)
+    assert found["substitutes"] == {"qa_1": "documents_qa_1"}
+    vt, other = (cell["score"] for cell in found["table"])
+    assert found["score_without_substitutes"] == vt and found["score"] == (vt + other) / 2
+
+
 def test_perplexity_of_both(call: Call, model: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The quick brown fox jumps over the lazy dog. " * 60)
     words = ("eval", "ppl", "-m", model, "-w", 512, "--windows", 1, tmp_path / "a.txt")

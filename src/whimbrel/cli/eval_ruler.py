@@ -50,7 +50,7 @@ def ruler(
     """
     from whimbrel.eval import ruler as task
     from whimbrel.eval.prompt import Prompter
-    from whimbrel.eval.report import cells, journal_path, report, save
+    from whimbrel.eval.report import cells, journal_path, save
 
     journal_path(output)
     materials = task.read_materials(documents=documents, squad=squad, hotpotqa=hotpotqa)
@@ -64,10 +64,9 @@ def ruler(
     if substitutes:
         terminal.note("no data set was given for " + ", ".join(f"{a}: {b} stands in" for a, b in substitutes.items()))
     records = shared.records(llm, items, output, about)
-    found = {
-        **report("ruler", records, identity=about, row=lambda record: record.task, row_name="task"),
-        "substitutes": substitutes,
-    }
+    found = task.ruler_report(records, about, substitutes)
     if output is not None:
         save(found, output)
-    shared.show(found, cells(records, lambda record: record.task, str), json)
+    shared.show(found, cells(records, task.task_of, str), json)
+    if substitutes and found["score_without_substitutes"] is not None and not json:
+        terminal.result(f"score {found['score_without_substitutes']:.1f} without {' and '.join(substitutes.values())}")

@@ -1,7 +1,7 @@
 """Haystack: the text that needles are hidden in, and documents that questions are asked about.
 
 Without a file this is the shipped collection (``texts``): first paragraphs of 568 Python Enhancement Proposals, public
-domain, about 90,000 tokens. A passage longer than the text goes through the documents again in another order; how often
+domain, about 70,000 tokens. A passage longer than the text goes through the documents again in another order; how often
 that happened is part of every record, because a text that repeats is easier to search than one that does not.
 """
 

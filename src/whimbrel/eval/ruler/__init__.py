@@ -9,7 +9,7 @@ and needles is our own, and so is the haystack. So scores compare models, settin
 published figures they are an indication. ``length`` is prompt and answer together, filled as far as whole units go.
 """
 
-from whimbrel.eval.ruler.items import SUBSTITUTES, TASKS, items, task_names
+from whimbrel.eval.ruler.items import SUBSTITUTES, TASKS, items, ruler_report, task_names, task_of
 from whimbrel.eval.ruler.materials import Materials, read_materials
 
-__all__ = ["SUBSTITUTES", "TASKS", "Materials", "items", "read_materials", "task_names"]
+__all__ = ["SUBSTITUTES", "TASKS", "Materials", "items", "read_materials", "ruler_report", "task_names", "task_of"]

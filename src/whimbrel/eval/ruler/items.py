@@ -1,12 +1,15 @@
 """The table of RULER's tasks, and their items."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from whimbrel.errors import InvalidParameter
 from whimbrel.eval.fit import most_units
 from whimbrel.eval.prompt import Prompter
+from whimbrel.eval.record import Record
+from whimbrel.eval.report import overall, report
 from whimbrel.eval.ruler import counting, questions, retrieval, tracing
 from whimbrel.eval.ruler.materials import Materials, Recipe
 from whimbrel.eval.task import Item, Question, Scorer, any_of, every
@@ -91,6 +94,23 @@ def items(
                     score=task.score,
                     make=partial(_question, prompter, materials, task, length, (seed, name, sample)),
                 )
+
+
+def task_of(record: Record) -> str:
+    """The row of a record in the table."""
+    return record.task
+
+
+def ruler_report(
+    records: Sequence[Record], identity: Mapping[str, Any], substitutes: Mapping[str, str]
+) -> dict[str, Any]:
+    """The report; ``substitutes`` (real task -> what stood in) are part of ``score``, and left out of the other one."""
+    real = [record for record in records if record.task not in substitutes.values()]
+    return {
+        **report("ruler", records, identity=identity, row=task_of, row_name="task"),
+        "substitutes": dict(substitutes),
+        "score_without_substitutes": overall(real, task_of),
+    }
 
 
 def _question(prompter: Prompter, materials: Materials, task: Task, length: int, name: tuple[object, ...]) -> Question:
