@@ -43,6 +43,7 @@ def test_niah_sparse_says_how_sparse(call: Call, model: str) -> None:
     result = call(*NIAH, "-m", model, "--attention", "sparse", "--sparse", SPARSE, "--json")
     found = json.loads(result.stdout)
     assert found["attention"] == "sparse" and found["sparse"]["topk"] == 4
+    assert "this model was not trained for it" in found["warnings"][0]
     # the last of 1,024 keys: 4 whole blocks and its own, of 16
     assert found["by_length"]["1024"]["last_sparsity"] == pytest.approx(1 - 5 / 16)
     assert 0 < found["by_length"]["512"]["sparsity"] < found["by_length"]["1024"]["sparsity"] < 1 - 5 / 16

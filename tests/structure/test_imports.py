@@ -45,6 +45,8 @@ def test_help_loads_nothing() -> None:
     [
         (("LLM",), "whimbrel"),
         (("perplexity",), "whimbrel.eval.perplexity"),
+        (("items", "grid"), "whimbrel.eval.niah"),
+        (("items", "read_materials"), "whimbrel.eval.ruler"),
         (("run",), "whimbrel.bench.compare"),
         (("pull",), "whimbrel.zoo.pull"),
         (("plan",), "whimbrel.zoo.plan"),

@@ -57,7 +57,8 @@ def niah(
     ]
     about = shared.identity(llm, flags, needle=needle, haystack=text.about, chat=chat, seed=seed)
     records = shared.records(llm, items, output, about)
-    found = report("niah", records, identity=about, row=task.depth_of, row_name="depth")
+    warnings = llm.capabilities.warnings
+    found = report("niah", records, identity=about, row=task.depth_of, row_name="depth", warnings=warnings)
     if output is not None:
         save(found, output)
         _picture(output.with_suffix(".png"), found)

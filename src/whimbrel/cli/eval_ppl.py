@@ -80,6 +80,7 @@ def _measure(files: list[Path], window: int, windows: int | None, flags: dict[st
         )
         return {
             **identity(llm, flags),
+            "warnings": list(llm.capabilities.warnings),
             "sparsity": count_keys(0, window, llm.capabilities.sparse).sparsity,
             "last_sparsity": count_keys(window - 1, window, llm.capabilities.sparse).sparsity,
             "files": [path.name for path in files],

@@ -64,7 +64,7 @@ def ruler(
     if substitutes:
         terminal.note("no data set was given for " + ", ".join(f"{a}: {b} stands in" for a, b in substitutes.items()))
     records = shared.records(llm, items, output, about)
-    found = task.ruler_report(records, about, substitutes)
+    found = task.ruler_report(records, about, substitutes, llm.capabilities.warnings)
     if output is not None:
         save(found, output)
     shared.show(found, cells(records, task.task_of, str), json)

@@ -17,7 +17,7 @@ def shade(score: float) -> str:
 
 
 def write_png(table: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
-    """Lengths to the right, depths down, red for 0 and green for 100 per cent; a missing cell stays grey.
+    """Lengths to the right, depths down, red for 0 and blue for 100 per cent (apart for every eye); a missing cell stays grey.
 
     ``table``: the ``table`` of a report: depth, length and score (per cent) of each cell. Raises ``MissingExtra``
     without matplotlib.
@@ -33,12 +33,13 @@ def write_png(table: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> 
     figure: Any = Figure(figsize=(2.5 + 0.75 * len(lengths), 1.8 + 0.45 * len(depths)), dpi=150, layout="constrained")
     axes = figure.subplots()
     grid = [[scores.get((depth, length), float("nan")) for length in lengths] for depth in depths]
-    image = axes.imshow(grid, cmap="RdYlGn", vmin=0, vmax=100, aspect="auto")
+    image = axes.imshow(grid, cmap="RdYlBu", vmin=0, vmax=100, aspect="auto")
     axes.set_facecolor("lightgrey")
     for row, depth in enumerate(depths):
         for column, length in enumerate(lengths):
-            if (depth, length) in scores:
-                axes.text(column, row, f"{scores[depth, length]:.0f}", ha="center", va="center", fontsize=8)
+            if (score := scores.get((depth, length))) is not None:
+                ink = "black" if 15 < score < 85 else "white"
+                axes.text(column, row, f"{score:.0f}", ha="center", va="center", fontsize=8, color=ink)
     axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths], rotation=45, ha="right")
     axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
     axes.set(xlabel="tokens of the prompt", ylabel="depth of the needle", title=title)

@@ -20,15 +20,25 @@ RowOf = Callable[[Record], Any]
 
 
 def report(
-    name: str, records: Sequence[Record], *, identity: Mapping[str, Any], row: RowOf, row_name: str
+    name: str,
+    records: Sequence[Record],
+    *,
+    identity: Mapping[str, Any],
+    row: RowOf,
+    row_name: str,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Everything about one evaluation: scores in per cent, sparsity, settings, where it ran, and every record."""
+    """Everything about one evaluation: scores in per cent, sparsity, settings, where it ran, and every record.
+
+    ``warnings``: what the backend says about how the model was opened (``Capabilities.warnings``).
+    """
     by_row = means(records, row)
     return {
         "schema_version": SCHEMA_VERSION,
         "eval": name,
         **identity,
         **provenance(),
+        "warnings": list(warnings),
         "score": overall(records, row),
         "sparsity": sparsity(records).sparsity,
         "by_length": {length: _at_length(records, length, row) for length in lengths(records)},

@@ -102,12 +102,15 @@ def task_of(record: Record) -> str:
 
 
 def ruler_report(
-    records: Sequence[Record], identity: Mapping[str, Any], substitutes: Mapping[str, str]
+    records: Sequence[Record],
+    identity: Mapping[str, Any],
+    substitutes: Mapping[str, str],
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The report; ``substitutes`` (real task -> what stood in) are part of ``score``, and left out of the other one."""
     real = [record for record in records if record.task not in substitutes.values()]
     return {
-        **report("ruler", records, identity=identity, row=task_of, row_name="task"),
+        **report("ruler", records, identity=identity, row=task_of, row_name="task", warnings=warnings),
         "substitutes": dict(substitutes),
         "score_without_substitutes": overall(real, task_of),
     }
