@@ -1,9 +1,13 @@
 """What an answer read: blocks to characters, joined neighbours, the strip."""
 
+from pathlib import Path
+
 import pytest
 
 from whimbrel.attention.sparse import SparseConfig
+from whimbrel.backends.llm import LLM
 from whimbrel.backends.passages import Span, best_passages, eligible, find_spans, heat_strip
+from whimbrel.testing.tiny import write_checkpoint
 
 
 class Bytes:
@@ -52,10 +56,10 @@ def test_a_document_that_the_tokenizer_changed_has_no_spans() -> None:
 
 def test_first_blocks_and_the_window_are_left_out() -> None:
     spans = [Span(block, "d", 64 * block, 64 * block + 64) for block in range(300)]
-    assert [span.block for span in eligible(spans, 300 * 64, None)] == list(range(1, 299))
+    assert [span.block for span in eligible(spans, 300 * 64, None)] == list(range(1, 298))
     assert [span.block for span in eligible(spans, 300 * 64, SparseConfig(init_blocks=2))] == list(range(2, 299 - 32))
     short = SparseConfig(dense_len=100_000)
-    assert len(eligible(spans, 300 * 64, short)) == 298
+    assert len(eligible(spans, 300 * 64, short)) == 297
 
 
 def test_the_best_passages_come_first_and_neighbours_are_one() -> None:
@@ -75,3 +79,24 @@ def test_heat_strip() -> None:
     assert heat_strip([0, 0, 0.8, 0, 0, 0, 0, 0.4], spans, 4) == " █ ▄"
     assert heat_strip([0] * 8, spans, 4) == "    "
     assert heat_strip([], [], 10) == ""
+
+
+def test_an_answer_about_a_kept_document_tells_what_it_read(tmp_path: Path) -> None:
+    pytest.importorskip("whimbrel._native")
+    checkpoint = write_checkpoint(tmp_path / "tiny")
+    source = tmp_path / "report.txt"
+    source.write_text(" ".join(f"The value of item {i} is {i * 37 % 101}." for i in range(60)))
+    with LLM(checkpoint, context=2048, attention="dense") as llm:
+        path = llm.read_document(source).path
+        with llm.open_document(path) as document:
+            plain = document.ask("How much is item 7?", max_tokens=12, ignore_eos=True)
+            told = document.ask("How much is item 7?", max_tokens=12, ignore_eos=True, passages=3)
+    assert plain.passages == () and plain.block_mass == ()
+    assert told.token_ids == plain.token_ids
+    assert sum(told.block_mass) == pytest.approx(1)
+    assert told.passages
+    for passage in told.passages:
+        assert passage.document == "report.txt"
+        assert source.read_text()[passage.start : passage.end] == passage.text
+        assert 0 < passage.score < 1
+    assert list(told.passages) == sorted(told.passages, key=lambda passage: -passage.score)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from whimbrel.attention.inputs import BLOCK_SIZE
-from whimbrel.backends.passages import Span
+from whimbrel.backends.passages import DocumentMap, Span
 from whimbrel.backends.reading import LEAST_ROOM, native_executor
 from whimbrel.backends.results import Completion
 from whimbrel.backends.stored import StoredDocument, differences
@@ -80,9 +80,20 @@ class Document:
         """The answer piece by piece; options as for ``LLM.stream``, but for ``overflow``."""
         return self.llm.stream_ids(self.prompt(question, template).ids, overflow="error", **options)
 
-    def ask(self, question: str, **options: Any) -> Completion:
-        """The whole answer at once; options as for ``LLM.stream``, but for ``overflow``."""
-        return self.stream(question, **options).drain()
+    def ask(self, question: str, *, passages: int = 0, **options: Any) -> Completion:
+        """The whole answer at once; options as for ``LLM.stream``, but for ``overflow``.
+
+        ``passages``: how many of the blocks that the answer attended to most come with it, as text.
+        """
+        if not passages:
+            return self.stream(question, **options).drain()
+        completion = self.stream(question, block_mass=True, **options).drain()
+        prompt = self.prompt(question, options.get("template"))
+        return self.map(prompt).with_passages(completion, passages)
+
+    def map(self, prompt: DocumentPrompt) -> DocumentMap:
+        """Where the documents lie in a prompt, for what an answer read of them."""
+        return DocumentMap.of(self.spans(prompt), self.texts(), len(prompt.ids), self.llm.capabilities.sparse)
 
     def prompt(self, question: str, template: Mapping[str, Any] | None = None) -> DocumentPrompt:
         """Ids of a question behind the documents. Raises ``UsageError`` for an empty question."""
@@ -115,10 +126,6 @@ class Document:
         """The documents' texts by name, as ``Span`` counts their characters."""
         return {name: part.text for name, part in zip(self._names(), self.parts, strict=True)}
 
-    def forget_pages(self) -> None:
-        """Let go of the pages of the first document that were touched; see ``KVFile.forget_pages``."""
-        self.parts[0].file.forget_pages()
-
     def close(self) -> None:
         """Take the documents out of the cache. Idempotent. Raises ``UsageError`` while an answer reads them."""
         if self._keys:
@@ -144,11 +151,14 @@ class Document:
             for part in self.parts:
                 if not part.num_blocks:
                     continue
-                data, codes, scales = part.file.data, part.file.codes, part.file.scales
+                data, codes, scales, forget = part.file.data, part.file.codes, part.file.scales, part.file.forget_pages
                 if before:
                     mover = engine.documents.mover(before * BLOCK_SIZE)
                     data, codes, scales = mover.move(data, codes, scales, part.file.layout, last)
-                parent = engine.documents.attach(part.block_ids, data, codes, scales, parent=parent)
+                    forget()
+                parent = engine.documents.attach(
+                    part.block_ids, data, codes, scales, parent=parent, forget=None if before else forget
+                )
                 self._keys.append(parent)
                 before, last = before + part.num_blocks, data[-part.file.layout.block_bytes :]
 

@@ -1,16 +1,20 @@
 """What an answer read: the passages of its documents that its tokens attended to most.
 
 Attention is counted per block of 64 tokens (``Completion.block_mass``). Left out are blocks that everyone attends to:
-the first ones, where attention rests that has nowhere to go, and, where attention is sparse, the window before the end.
+the first ones, where attention rests that has nowhere to go, and the latest: where attention is sparse, the whole window.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from whimbrel.attention.inputs import BLOCK_SIZE
 from whimbrel.attention.sparse import SparseConfig
+from whimbrel.backends.results import Completion, Passage
 from whimbrel.models.tokenizer import Tokenizer
+
+LATEST = 1
+"""Blocks before the prompt's last one that dense attention favours whatever they say: they are near."""
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -26,16 +30,28 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
-    """A piece of a document that the answer read."""
+class DocumentMap:
+    """Where the documents of a prompt lie in it; turns attention to blocks into passages and a picture."""
 
-    document: str
-    start: int
-    """characters from the document's beginning, as ``end``"""
-    end: int
-    text: str
-    score: float
-    """share of the answer's attention, over all layers, heads and tokens"""
+    spans: tuple[Span, ...]
+    """in the order of the prompt; of blocks that say something (see ``eligible``)"""
+    documents: Mapping[str, str]
+    """text by name"""
+
+    @classmethod
+    def of(
+        cls, spans: Sequence[Span], documents: Mapping[str, str], prompt_tokens: int, sparse: SparseConfig | None
+    ) -> "DocumentMap":
+        """``spans`` of all blocks; ``sparse`` is how the model attends."""
+        return cls(tuple(eligible(spans, prompt_tokens, sparse)), documents)
+
+    def with_passages(self, completion: Completion, count: int) -> Completion:
+        """The completion with its ``count`` most attended blocks as passages."""
+        return replace(completion, passages=best_passages(completion.block_mass, self.spans, self.documents, count))
+
+    def strip(self, completion: Completion, width: int) -> str:
+        """See ``heat_strip``."""
+        return heat_strip(completion.block_mass, self.spans, width)
 
 
 def find_spans(tokenizer: Tokenizer, token_ids: Sequence[int], documents: Mapping[str, str]) -> list[Span]:
@@ -61,11 +77,11 @@ def find_spans(tokenizer: Tokenizer, token_ids: Sequence[int], documents: Mappin
 
 
 def eligible(spans: Sequence[Span], prompt_tokens: int, sparse: SparseConfig | None) -> list[Span]:
-    """Those that say something: without the first blocks, and without the window where attention is sparse."""
+    """Those that say something: without the first blocks and the latest ones, or the window where attention is sparse."""
     first = 1 if sparse is None else max(1, sparse.init_blocks)
-    end = (prompt_tokens - 1) // BLOCK_SIZE
+    end = (prompt_tokens - 1) // BLOCK_SIZE - LATEST
     if sparse is not None and prompt_tokens >= sparse.dense_len and end >= sparse.num_blocks:
-        end -= sparse.local_blocks
+        end -= sparse.local_blocks - LATEST
     return [span for span in spans if first <= span.block < end]
 
 

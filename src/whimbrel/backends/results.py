@@ -21,6 +21,19 @@ class Piece:
     """set on the last piece"""
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a document that an answer read."""
+
+    document: str
+    start: int
+    """characters from the document's beginning, as ``end``"""
+    end: int
+    text: str
+    score: float
+    """share of the answer's attention, over all layers, heads and tokens"""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
     """An answer, complete or as far as it came."""
@@ -41,6 +54,8 @@ class Completion:
     """of the prompt's tokens but the first, if they were asked for"""
     block_mass: tuple[float, ...] = ()
     """share of the answer's attention that each block of 64 tokens got, if it was asked for; adds up to 1"""
+    passages: tuple[Passage, ...] = ()
+    """what it read most in its documents, if that was asked for"""
 
     @property
     def prefill_rate(self) -> float | None:

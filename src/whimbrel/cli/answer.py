@@ -122,6 +122,7 @@ def as_json(completion: "Completion", llm: "LLM") -> dict[str, Any]:
         "text": completion.text,
         "finish_reason": str(completion.finish_reason),
         "stop": completion.stop,
+        "passages": [asdict(passage) for passage in completion.passages],
         "usage": asdict(completion.usage),
         "sparsity": {
             "prompt": completion.usage.prompt_keys.sparsity,

@@ -18,11 +18,13 @@ from whimbrel.cli.answer import (
     show_stream,
 )
 from whimbrel.cli.kept import are_kept, open_kept
+from whimbrel.cli.passages import show_passages
 from whimbrel.cli.shell import verb
 from whimbrel.errors import PromptTooLong, UsageError
 
 if TYPE_CHECKING:
     from whimbrel.backends.llm import LLM
+    from whimbrel.backends.passages import DocumentMap
 
 _LEAST_ANSWER = 16
 """Tokens of room that an answer needs to be one."""
@@ -47,6 +49,9 @@ def ask(
     top_p: options.TopP = None,
     repetition_penalty: options.RepetitionPenalty = None,
     seed: options.Seed = None,
+    passages: Annotated[
+        int, typer.Option("--passages", min=0, metavar="N", help="Show the N passages that the answer read most.")
+    ] = 0,
     stale: Annotated[bool, typer.Option("--stale", help="Ask a .kv though its document has changed since.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -73,9 +78,11 @@ def ask(
         "attention": attention,
         "sparse": sparse,
     }
+    read_map: "DocumentMap | None" = None
     if are_kept(files):
         document = open_kept(files, flags, system=system, stale=stale)
-        llm, ids, known = document.llm, list(document.prompt(question).ids), document.cached_tokens
+        prompt = document.prompt(question)
+        llm, ids, known, read_map = document.llm, list(prompt.ids), document.cached_tokens, document.map(prompt)
     else:
         if stale:
             raise UsageError("--stale is about .kv files; plain documents are read as they are now")
@@ -83,14 +90,27 @@ def ask(
         llm, known = open_model(**flags), 0
         messages = [{"role": "system", "content": system}] if system else []
         ids = llm.prompt_ids([*messages, {"role": "user", "content": reading_prompt(documents, question)}])
+        read_map = map_of(llm, ids, documents) if passages else None
     _check_length(llm, files, len(ids), sampling.get("max_tokens"))
     sampling["max_tokens"] = answer_tokens(llm, len(ids), sampling.get("max_tokens"))
-    stream = llm.stream_ids(ids, **sampling)
+    stream = llm.stream_ids(ids, block_mass=passages > 0, **sampling)
     completion = show_stream(stream, len(ids) - known, quiet=json)
+    if passages and read_map is not None:
+        completion = read_map.with_passages(completion, passages)
+        if not json:
+            show_passages(completion, read_map)
     if json:
         terminal.result_json({**as_json(completion, llm), "documents": files, "question": question})
     else:
         terminal.note(last_line(completion))
+
+
+def map_of(llm: "LLM", ids: list[int], documents: list[tuple[str, str]]) -> "DocumentMap":
+    """Where plain documents lie in a prompt of theirs."""
+    from whimbrel.backends.passages import DocumentMap, find_spans
+
+    texts = {name: text.strip() for name, text in documents}
+    return DocumentMap.of(find_spans(llm.tokenizer, ids, texts), texts, len(ids), llm.capabilities.sparse)
 
 
 def reading_prompt(documents: list[tuple[str, str]], question: str) -> str:
