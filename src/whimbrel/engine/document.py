@@ -5,6 +5,7 @@ request that begins with the document's ids shares its blocks. They are pinned: 
 away; whoever writes behind them does so in blocks of the cache.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from whimbrel.attention.inputs import BLOCK_SIZE
 from whimbrel.engine.blocks import ROOT, block_key
 from whimbrel.engine.cache import PagedCache
+from whimbrel.engine.mapped import MappedPages
 from whimbrel.engine.moving import Mover
 from whimbrel.errors import DoesNotFit, UnsupportedCapability, UsageError
 from whimbrel.formats.kv_layout import Bytes, KVLayout, Scales
@@ -50,6 +52,7 @@ class DocumentBlocks:
         self._rope = rope
         self._kv_dtype = kv_dtype
         self._attached: dict[bytes, Attached] = {}
+        self.pages = MappedPages()
 
     @cached_property
     def model_fingerprint(self) -> str:
@@ -124,10 +127,19 @@ class DocumentBlocks:
             use_nope=sparse is not None and sparse.use_nope,
         )
 
-    def attach(self, ids: Ids, data: Bytes, codes: Bytes, scales: Bytes, *, parent: bytes = ROOT) -> bytes:
+    def attach(
+        self,
+        ids: Ids,
+        data: Bytes,
+        codes: Bytes,
+        scales: Bytes,
+        *,
+        parent: bytes = ROOT,
+        forget: Callable[[], None] | None = None,
+    ) -> bytes:
         """Pin whole blocks that lie elsewhere: ``ids`` [blocks * 64] and the parts of a file; the key of the last one.
 
-        ``parent`` is the key of what comes before them.
+        ``parent`` is the key of what comes before them; ``forget`` lets go of the pages of ``data`` (``engine.mapped``).
 
         The arrays must stay as they are until ``detach``. Attaching the same ids again counts their users.
         """
@@ -141,6 +153,8 @@ class DocumentBlocks:
             self._cache.blocks.pin(first + index, parent, part.tolist(), key)
             parent = key
         self._attached[parent] = Attached(first, len(keys))
+        if forget is not None:
+            self.pages.add(parent, forget)
         return parent
 
     def detach(self, key: bytes) -> None:
@@ -155,6 +169,7 @@ class DocumentBlocks:
         for block in blocks:
             self._cache.blocks.unpin(block)
         self._pool().detach(attached.first)
+        self.pages.remove(key)
         del self._attached[key]
 
     def _pool(self) -> Any:

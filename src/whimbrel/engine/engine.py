@@ -101,12 +101,12 @@ class Engine:
         sizes = {"max_context": self.max_context, "max_sequences": max_sequences, "prefill_chunk": prefill_chunk}
         for name, value in sizes.items():
             limits.at_least_one(name, value)
-        limits.check_sparse(self.config)
+        native = ops.implementations.get("attend") == "native"
+        limits.check_sparse(self.config, native=native)
         limits.warn_beyond_training(self.config, self.max_context)
         num_blocks = limits.count_blocks(
             self.config, self.max_context, kv_dtype, num_blocks, cache_bytes, mapped_blocks
         )
-        native = ops.implementations.get("attend") == "native"
         if native:
             hardware.isa()  # switches the kernels to WHIMBREL_ISA
         if native and threads is not None:
@@ -124,10 +124,10 @@ class Engine:
         )
         self._scheduler = Scheduler(self._cache, prefill_chunk=prefill_chunk, prefix_sharing=prefix_sharing)
         rope = rope_table(self.config, self.max_context)
-        self._runner = Runner(model.params, self.config, ops, rope, self._cache)
-        self._sample = ops.sample
         self.documents = DocumentBlocks(self._cache, self.config, model.params, rope, kv_dtype)
         """what was read before and lies on disk"""
+        self._runner = Runner(model.params, self.config, self.documents.pages.watched(ops), rope, self._cache)
+        self._sample = ops.sample
         self._sequences: dict[int, Sequence] = {}
         self._next_id = 0
         self._steps = self._prompt_tokens = self._cached_tokens = self._completion_tokens = 0

@@ -7,7 +7,7 @@
 | then         | small sections (token ids, offsets, text), each with a blake2b hash in the header                  |
 | page-aligned | ``checksums``: crc32 of every block with its semantic kernels, uint32 [blocks]                      |
 | page-aligned | ``codes``, ``scales``: semantic kernels, see ``kv_layout``                                         |
-| page-aligned | ``blocks``: to the end of the file                                                                 |
+| 64 KiB       | ``blocks``: to the end of the file                                                                 |
 
 Little-endian throughout. All sizes are known before the first block, so nothing ever moves. While it is written the
 file is ``NAME.kv.part`` and its state says so; blocks are appended, and now and then ``commit`` makes the disk keep
@@ -37,6 +37,8 @@ from whimbrel.formats.kv_layout import Bytes, KVLayout
 MAGIC = b"WHMBL\x0dKV"
 VERSION = 1
 PAGE = 4096
+ALIGNMENT = 1 << 16
+"""Of the blocks: Linux maps 64 KiB around each page that is touched, and what a layer reads of a block is half of that."""
 WRITING, COMPLETE = 0x50415254, 0x444F4E45
 """States: "PART", "DONE"."""
 SAMPLED = 8
@@ -113,7 +115,7 @@ class KVHeader:
         checksums = _pages(at)
         codes = checksums + _pages(4 * layout.num_blocks)
         scales = codes + _pages(layout.code_bytes)
-        blocks = scales + _pages(layout.scale_bytes)
+        blocks = -(-(scales + layout.scale_bytes) // ALIGNMENT) * ALIGNMENT
         return KVHeader(
             meta=dict(meta),
             layout=layout,
