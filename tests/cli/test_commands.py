@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from whimbrel import hardware
+
 Call = Callable[..., Any]
 DOCUMENT = "The quick brown fox jumps over the lazy dog. " * 4
 
@@ -103,6 +105,28 @@ def test_a_document_longer_than_the_context_is_refused_with_both_numbers(
     assert "beyond the 2,048 that this model was trained for" in beyond.stderr
 
 
+def test_attention_in_json(call: Call, model: str) -> None:
+    words = ("run", "-m", model, "-n", 2, "--json", "hello")
+    plain = json.loads(call(*words).stdout)
+    assert plain["attention"] == "dense" and plain["warnings"] == [] and plain["sparsity"]["completion"] == 0
+    asked = call(*words, "--sparse", "topk=3,window_size=64,dense_len=1k,use_nope=yes,lse=exact")
+    found = json.loads(asked.stdout)
+    assert found["attention"] | {"topk": 3, "dense_len": 1024, "use_nope": True, "lse": "exact"} == found["attention"]
+    assert found["warnings"][0] in asked.stderr and "not trained" in found["warnings"][0]
+    longer = json.loads(call(*words, "-c", "4k").stdout)
+    assert "beyond the 2,048" in longer["warnings"][0]
+
+
+def test_attention_of_a_settings_file(call: Call, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "whimbrel.toml").write_text('sparse = "topk=3,window_size=64"\n')
+    words = ("run", "-m", model, "-n", 1, "--json", "hello")
+    assert json.loads(call(*words).stdout)["attention"]["topk"] == 3
+    assert json.loads(call(*words, "--attention", "dense").stdout)["attention"] == "dense"
+    (tmp_path / "whimbrel.toml").write_text('sparse = "topk=3,topk=4"\n')
+    assert "topk is given twice" in call(*words).stderr
+
+
 def test_a_question_longer_than_a_file_name(call: Call, model: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(DOCUMENT)
     assert call("ask", "-m", model, "-n", 1, tmp_path / "a.txt", "why " * 100).exit_code == 0
@@ -120,10 +144,13 @@ def test_plan_init_ops_doctor(call: Call, model: str, monkeypatch: pytest.Monkey
     planned = call("plan", "minicpm4-8b", "-c", "32k", "--weights", "q4", "--json")
     plan = json.loads(planned.stdout)["plan"]
     assert plan["parameters"] == 8_185_253_888 and 4.5e9 < plan["weights"] < 5.5e9
-    assert plan["cache"] == 32 * 2 * 2 * 128 * 2 * 32768
+    assert plan["cache"] == 32 * 2 * (2 * 128 * 2 * 32768 + 512 * 4 * (128 + 4))
     assert plan["decode_limit"] < plan["decode_limit_empty"] < 3
     assert planned.exit_code == (0 if plan["fits"] else 4)
-    assert call("plan", "minicpm4-8b", "-c", "1024M").exit_code == 4
+    small = hardware.Memory(total=2**33, available=2**33, limited_by="machine")
+    with monkeypatch.context() as patch:
+        patch.setattr(hardware, "memory", lambda: small)
+        assert call("plan", "minicpm4-8b", "-c", "1024k").exit_code == 4
     assert call("plan", model).exit_code == 0
     assert call("plan", model, "-c", "0").exit_code == 2
     assert "attend" in call("ops").stdout
