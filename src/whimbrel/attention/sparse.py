@@ -14,6 +14,9 @@ from whimbrel.errors import FormatError
 LSES = ("coarse", "exact")
 """How the softmax over semantic kernels is normalised: over four-times coarser kernels, or over the kernels themselves."""
 
+ESTIMATORS = ("kernels", "signs")
+"""What a query is compared with: the averages that models are trained for, or a bit for each channel of every key."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SparseConfig:
@@ -35,6 +38,9 @@ class SparseConfig:
     use_nope: bool = False
     """choose by queries and keys before their rotation"""
     lse: str = "coarse"
+    estimator: str = "kernels"
+    """by what blocks are chosen. "signs" finds more in models that were never trained for this, and reads more to do so:
+    see ``ops/block_scores``; the reference ops and training have it, native ops do not"""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -54,6 +60,19 @@ class SparseConfig:
             raise FormatError(f"sparse_config: topk {self.topk} must exceed init_blocks {self.init_blocks}")
         if self.lse not in LSES:
             raise FormatError(f"sparse_config: lse {self.lse!r} is unknown; there are {', '.join(LSES)}")
+        self._check_estimator()
+
+    def _check_estimator(self) -> None:
+        if self.estimator not in ESTIMATORS:
+            known = ", ".join(ESTIMATORS)
+            raise FormatError(f"sparse_config: estimator {self.estimator!r} is unknown; there are {known}")
+        if self.estimator == "signs" and self.lse != "exact":
+            raise FormatError("sparse_config: estimator 'signs' has no coarse normaliser; set lse to 'exact'")
+        if self.estimator == "signs" and self.block_size % self.kernel_size:
+            raise FormatError(
+                f"sparse_config: estimator 'signs' needs blocks of whole kernels; {self.block_size} tokens are no "
+                f"multiple of {self.kernel_size}"
+            )
 
     @property
     def local_blocks(self) -> int:

@@ -30,10 +30,15 @@ def warn_beyond_training(config: ModelConfig, max_context: int) -> None:
         )
 
 
-def check_sparse(config: ModelConfig) -> None:
-    """Raises ``UnsupportedModel`` for semantic kernels that the cache's blocks have no places for."""
+def check_sparse(config: ModelConfig, *, native: bool = True) -> None:
+    """Raises ``UnsupportedModel`` for semantic kernels that the cache's blocks have no places for, or other estimators."""
     if config.sparse is None:
         return
+    if native and config.sparse.estimator != "kernels":
+        raise UnsupportedModel(
+            f"sparse attention by {config.sparse.estimator} is not there in the native ops, which choose blocks by"
+            " semantic kernels: leave the estimator out, or open the model with ops='reference'"
+        )
     sizes = config.sparse.kernel_size, config.sparse.kernel_stride, config.sparse.block_size
     if sizes != (KERNEL_SIZE, KERNEL_STRIDE, BLOCK_SIZE):
         raise UnsupportedModel(

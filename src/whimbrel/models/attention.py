@@ -56,6 +56,7 @@ def describe(sparse: SparseConfig | None) -> str:
     return (
         f"sparse from {_sparse_from(sparse):,} tokens on: {sparse.num_blocks} blocks of {sparse.block_size} tokens,"
         f" the last {sparse.window_size:,} tokens and the first {sparse.init_blocks * sparse.block_size} among them"
+        + (f", chosen by {sparse.estimator}" if sparse.estimator != "kernels" else "")
     )
 
 

@@ -55,6 +55,8 @@ def needs_pool(cache: Any) -> str | None:
 def needs_published_kernels(sparse: Any) -> str | None:
     """None if the semantic kernels are those that native code is written for, else what was asked."""
     sizes = (sparse.kernel_size, sparse.kernel_stride, sparse.block_size)
+    if sparse.estimator != "kernels":
+        return f"native scores blocks by semantic kernels, not by {sparse.estimator}"
     if sizes == (32, 16, BLOCK_SIZE):
         return None
     return f"native has kernels of 32 tokens, 16 apart, in blocks of {BLOCK_SIZE}; asked for {sizes}"

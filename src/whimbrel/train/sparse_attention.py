@@ -3,11 +3,12 @@
 The semantics are those of ``ops/select_blocks`` and ``ops/attend``; the shapes are those of other libraries. Memory grows
 with the number of keys, not with its square: queries are taken 64 at a time (one block, so that they share most of their
 lists), against the union of the blocks that they chose; the backward pass computes the scores of such a tile again.
-On CUDA the lists are attended by the Triton kernels of ``ops/attend``.
+On CUDA (and under Triton's interpreter) the Triton kernels of ``ops`` choose and attend.
 
 Shapes: B sequences, H query heads, G key/value heads, D head_dim, T queries (the last ones of L keys), K blocks in a list.
 """
 
+import os
 from typing import Any
 
 import torch
@@ -47,9 +48,8 @@ def sparse_attention(
         )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     first_keys = [0] * len(q) if starts is None else starts.tolist()
-    return torch.stack(
-        [_sequence(*parts, start, sparse, scale) for *parts, start in zip(q, k, v, first_keys, strict=True)]
-    )
+    parts = zip(q, k, v, first_keys, strict=True)
+    return torch.stack([_sequence(query, key, value, start, sparse, scale) for query, key, value, start in parts])
 
 
 def select(q: Tensor, k: Tensor, *, sparse: SparseConfig, scale: float) -> Tensor:
@@ -57,8 +57,16 @@ def select(q: Tensor, k: Tensor, *, sparse: SparseConfig, scale: float) -> Tenso
 
     Every query gets a list, whatever ``dense_len`` says.
     """
+    if _has_kernels(q) and sparse.estimator == "kernels":
+        from whimbrel.ops.select_blocks.triton import of_keys
+
+        with torch.no_grad():
+            return of_keys(q.detach().transpose(0, 1), k.detach().transpose(0, 1), scale=scale, sparse=sparse)
     with torch.no_grad():
-        kernels = means(k.detach().transpose(0, 1), sparse)
+        keys = k.detach().transpose(0, 1)
+        kernels = means(keys, sparse)
+        if sparse.estimator == "signs":
+            kernels = block_scores.coded(keys, kernels, sparse)
         first = k.shape[1] - q.shape[1]
         chosen = [
             _choose(q[:, row : row + SELECTED], kernels, first + row, scale, sparse)
@@ -72,10 +80,10 @@ def listed_attention(q: Tensor, k: Tensor, v: Tensor, lists: Tensor, *, scale: f
 
     ``lists`` ``[G, T, K]`` as ``select`` gives them, none empty. Differentiable in q, k and v.
     """
-    if q.is_cuda:
-        from whimbrel.ops.attend.triton import listed_attention as compiled  # needs triton
+    if _has_kernels(q):
+        from whimbrel.ops.attend.triton import listed_attention as attend
 
-        return compiled(q, k, v, lists, scale=scale)
+        return attend(q, k, v, lists, scale=scale)
     result: Tensor = _Listed.apply(q, k, v, lists, scale)  # type: ignore[no-untyped-call]
     return result
 
@@ -96,6 +104,11 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
     return torch.cat(parts, 1)
 
 
+def _has_kernels(q: Tensor) -> bool:
+    """Whether Triton's kernels run on this tensor; CUDA without triton is refused by its import, not slow."""
+    return q.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+
+
 def _sequence(q: Tensor, k: Tensor, v: Tensor, start: int, sparse: SparseConfig, scale: float) -> Tensor:
     """One sequence, ``[H, T, D]``, whose keys begin at ``start``."""
     rows, keys = q.shape[1], k.shape[1] - start
@@ -114,11 +127,16 @@ def _sequence(q: Tensor, k: Tensor, v: Tensor, start: int, sparse: SparseConfig,
 
 
 def _choose(q: Tensor, kernels: Tensor, position: int, scale: float, sparse: SparseConfig) -> Tensor:
-    """Lists [G, n, K] of rows [H, n, D], the first of which stands at ``position``; kernels [v, G, D]."""
+    """Lists [G, n, K] of rows [H, n, D], the first of which stands at ``position``; kernels [v, G, D], or key codes."""
     positions = torch.arange(position, position + q.shape[1], device=q.device)
     length = position + q.shape[1]
-    mass = _kernel_mass(q, kernels[: count(length, sparse)], positions, scale, sparse)
-    pooled = block_scores.pool_to_blocks(mass, -(-length // sparse.block_size), sparse)
+    blocks = -(-length // sparse.block_size)
+    if sparse.estimator == "signs":
+        codes = kernels[: length // sparse.block_size * sparse.block_size]
+        pooled = block_scores.sign_mass(_wide(q)[0].transpose(0, 1), codes, positions, blocks, scale, sparse)
+    else:
+        mass = _kernel_mass(q, kernels[: count(length, sparse)], positions, scale, sparse)
+        pooled = block_scores.pool_to_blocks(mass, blocks, sparse)
     return top_blocks(block_scores.force(pooled, positions, sparse), sparse)
 
 
@@ -139,7 +157,7 @@ def _kernel_mass(q: Tensor, kernels: Tensor, positions: Tensor, scale: float, sp
             _scores(heads, coarse, scale),
             block_scores.visible(positions, len(coarse), 4 * sparse.kernel_size, sparse, block_scores.COARSE),
         )
-    mass = scores.sub_(norms).exp_().unflatten(1, (-1, rows)).sum(1)
+    mass: Tensor = scores.sub_(norms).exp_().reshape(groups, -1, rows, len(kernels)).sum(1)
     return mass.masked_fill_(~(seen & mass.isfinite()), 0)
 
 
@@ -184,7 +202,8 @@ class _Tiles:
 
     def paged(self, x: Tensor) -> Tensor:
         """[G, L, D] as blocks [G, b, 64, D], the last one filled up with zeros."""
-        return functional.pad(x, (0, 0, 0, self.blocks * ROWS - x.shape[1])).unflatten(1, (self.blocks, ROWS))
+        padded = functional.pad(x, (0, 0, 0, self.blocks * ROWS - x.shape[1]))
+        return padded.reshape(len(x), self.blocks, ROWS, -1)
 
 
 class _Listed(torch.autograd.Function):

@@ -9,13 +9,28 @@
              = +inf                                    for the first ``init_blocks`` blocks
              = +inf                                    for p's block and the ``window_size / 64`` before it
 
+``estimator`` = "signs" puts another P in the place of the pooled one. Averages hide single keys among 31 others, so each
+key keeps a bit per channel of what it is beyond its average, mixed so that no channel has most of it:
+
+    c        = C[2 j], the semantic kernel that covers key i: tokens 32 j ... 32 j + 31
+    x        = (K[i] - c) R                            R: D x D, orthogonal: the cosine transform (DCT-II, scaled to
+                                                       orthogonal), row r times +1 or -1 by bit 15 of 48271^(r + 1) mod (2^31 - 1)
+    k~[i]    = c + a (sgn x) R^T,  a = |x|^2 / |x|_1   sgn 0 = 1; x . (a sgn x) = |x|^2
+    e[g, b]  = log sum over the keys i of block b of exp(scale * q[t, g] . k~[i])
+    score[b] = sum_g exp(e[g, b] - log sum_{b' before p's own block} exp e[g, b'])
+
+for whole blocks; a block that is stored only in part has no code and scores +inf. Forcing as above. With D = 64 a code
+takes 10 bytes a token (the factor in bf16), the semantic kernels 4, key and value in bf16 256.
+
 For: looking at the selection (``eval sparsity``, tests); ``select_blocks`` does the same without writing scores out.
 In: ``q`` [T, H, D], rotated; ``inputs``; ``cache``, whose semantic kernels are up to date; ``sparse``; ``rope`` for
 ``use_nope``.
 Out: [G, T, max_blocks of this step] fp32; blocks beyond a token's own are -inf.
 May not: let a row depend on other rows. All rows are scored, whatever ``dense_len`` says.
 Accumulation: fp32. Not differentiable. Without a visible coarse kernel (p < 127) P is 0: such blocks are all local.
-Source: InfLLM-V2 (2025), section 3.2; MiniCPM4 technical report, section 2.2.
+Native and Triton have "kernels" only.
+Source: InfLLM-V2 (2025), section 3.2; MiniCPM4 technical report, section 2.2. Signs of a mixed residual, and their factor:
+RaBitQ (Gao and Long, 2024).
 """
 
 from typing import Any

@@ -1,5 +1,7 @@
 """block_scores in torch. Shapes: n query rows, H query heads, G key/value heads, v kernels, b blocks."""
 
+import math
+from functools import cache as remembered
 from typing import Any
 
 import torch
@@ -30,9 +32,14 @@ def run(
         positions = slots(inputs, sequence).to(q.device)
         stored = length if inputs.tree_masks is None else length - (end - first)
         kernels = torch.as_tensor(cache.read_kernels(layer, sequence, count(stored, sparse), inputs)).to(q)
-        mass = kernel_mass(q[first:end], kernels, positions, scale, sparse)
         blocks = -(-length // sparse.block_size)
-        scores[:, first:end, :blocks] = force(pool_to_blocks(mass, blocks, sparse), positions, sparse)
+        if sparse.estimator == "signs":
+            keys = torch.as_tensor(cache.read(layer, sequence, inputs)[0]).to(q)[:stored]
+            keys = upright(keys, rope) if sparse.use_nope else keys
+            pooled = sign_mass(q[first:end], coded(keys, kernels, sparse), positions, blocks, scale, sparse)
+        else:
+            pooled = pool_to_blocks(kernel_mass(q[first:end], kernels, positions, scale, sparse), blocks, sparse)
+        scores[:, first:end, :blocks] = force(pooled, positions, sparse)
     return scores
 
 
@@ -72,6 +79,42 @@ def pool_to_blocks(mass: Tensor, blocks: int, sparse: Any) -> Tensor:
     fitting = min(mass.shape[2], blocks * ratio)
     padded[..., 1 : 1 + fitting] = mass[..., :fitting]
     return padded.unfold(-1, ratio + 1, ratio).amax(-1)
+
+
+def coded(keys: Tensor, kernels: Tensor, sparse: Any) -> Tensor:
+    """What the sign codes of whole blocks tell of their keys: [L, G, D] and kernels [v, G, D] to [64 b, G, D]."""
+    size = sparse.kernel_size
+    whole = len(keys) // sparse.block_size * sparse.block_size
+    centres = kernels[:: size // sparse.kernel_stride][: whole // size].repeat_interleave(size, 0)
+    mixing = mixer(keys.shape[-1]).to(keys)
+    rest = (keys[:whole] - centres) @ mixing
+    step = rest.square().sum(-1, keepdim=True) / rest.abs().sum(-1, keepdim=True).clamp_min(1e-20)
+    return centres + torch.where(rest < 0, -step, step) @ mixing.T
+
+
+def sign_mass(q: Tensor, codes: Tensor, positions: Tensor, blocks: int, scale: float, sparse: Any) -> Tensor:
+    """P of whole blocks: q [n, H, D], codes [64 b, G, D], positions [n] to [G, n, blocks]; +inf where there is no code."""
+    heads = q.unflatten(1, (codes.shape[1], -1))
+    scores = scale * torch.einsum("nghd,lgd->ghnl", heads, codes.to(q))
+    estimates = torch.logsumexp(scores.unflatten(-1, (-1, sparse.block_size)), -1)
+    before = torch.arange(estimates.shape[-1], device=q.device) < (positions // sparse.block_size)[:, None]
+    estimates = estimates.masked_fill(~before, -torch.inf)
+    mass = torch.exp(estimates - torch.logsumexp(estimates, -1, keepdim=True)).sum(1)
+    mass = torch.where(torch.isfinite(mass), mass, 0)
+    return torch.nn.functional.pad(mass, (0, blocks - mass.shape[-1]), value=torch.inf)
+
+
+@remembered
+def mixer(dim: int) -> Tensor:
+    """R: an orthogonal matrix fp32 [D, D] that spreads each channel over all: the cosine transform, rows with signs."""
+    place = torch.arange(dim, dtype=torch.float64)
+    matrix = torch.cos(math.pi * (2 * place[:, None] + 1) * place / (2 * dim)) * math.sqrt(2 / dim)
+    matrix[:, 0] /= math.sqrt(2)
+    state, signs = 1, []
+    for _ in range(dim):
+        state = state * 48271 % 2147483647
+        signs.append(1.0 if state >> 15 & 1 else -1.0)
+    return (torch.tensor(signs, dtype=torch.float64)[:, None] * matrix).float()
 
 
 def force(scores: Tensor, positions: Tensor, sparse: Any) -> Tensor:

@@ -65,6 +65,7 @@ class SelectCase:
             dense_len=self.dense_len,
             use_nope=self.use_nope,
             lse=self.lse,
+            estimator="kernels",
         )
 
 
