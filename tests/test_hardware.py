@@ -1,5 +1,6 @@
 """Cores and memory inside of containers, and the settings of the environment."""
 
+import mmap
 import os
 from pathlib import Path
 
@@ -107,3 +108,15 @@ def test_only_this_module_reads_our_variables() -> None:
         )
     ]
     assert readers == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells")
+def test_mapped_files_count_while_they_are_touched(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(32 << 20))
+    before = hardware.mapped_bytes()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert sum(mapped[:: 1 << 12]) == 0
+        assert 20 << 20 < hardware.mapped_bytes() - before < 60 << 20
+        mapped.madvise(mmap.MADV_DONTNEED)
+        assert hardware.mapped_bytes() - before < 10 << 20

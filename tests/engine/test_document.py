@@ -172,3 +172,21 @@ def test_two_documents_that_begin_alike() -> None:
     pool.unpin(2)
     assert pool.find(key) is None
     pool.audit([])
+
+
+@native
+def test_pages_are_let_go_of_when_too_many_are_mapped() -> None:
+    parts = read(engine_of(), IDS)
+    engine = engine_of()
+    calls: list[int] = []
+    key = engine.documents.attach(IDS, *parts, forget=lambda: calls.append(1))
+    prompt = [*IDS.tolist(), *QUESTION]
+    expected = write(engine, prompt, max_tokens=4)
+    assert not calls
+    engine.documents.pages.limit = -1
+    assert write(engine, prompt, max_tokens=4) == expected
+    assert len(calls) >= 4 * 2  # each layer of each step
+    engine.documents.detach(key)
+    calls.clear()
+    write(engine, prompt, max_tokens=2)
+    assert not calls

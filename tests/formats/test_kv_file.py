@@ -184,3 +184,11 @@ def test_foreign_files(tmp_path: Path) -> None:
             KVFile(path)
     with pytest.raises(UsageError, match="there is no .* to write in"):
         KVWriter(tmp_path / "nowhere" / "a.kv", {}, {}, LAYOUT)
+
+
+def test_pages_that_were_let_go_of_come_back(tmp_path: Path) -> None:
+    file = KVFile(complete(tmp_path / "a.kv"))
+    before = bytes(file.data)
+    file.forget_pages()
+    file.read_ahead()
+    assert bytes(file.data) == before

@@ -194,6 +194,7 @@ def open_document(llm: "LLM", paths: Sequence[str | Path], *, stale: bool = Fals
             "model": {"fingerprint": engine.documents.model_fingerprint},
         }
     for part in parts:
+        part.file.read_ahead()
         _check_fits(part, meta, llm)
         if not stale:
             part.refuse_if_changed()
@@ -210,6 +211,8 @@ def settings_for(paths: Sequence[str | Path]) -> dict[str, Any]:
     cache. Raises as ``StoredDocument`` does, ``UsageError`` where they were read under different settings.
     """
     parts = [StoredDocument(path) for path in paths]
+    for part in parts:
+        part.file.read_ahead()  # while the model is being loaded
     for part in parts[1:]:
         _check_alike(parts[0], part)
     settings = parts[0].settings

@@ -20,17 +20,20 @@ the answer. ``check`` checks them all.
 
 import json
 import mmap
+import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
+from threading import Thread
 from typing import Any, BinaryIO
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
+from whimbrel import hardware
 from whimbrel.errors import FormatError, UsageError
 from whimbrel.formats.kv_layout import Bytes, KVLayout
 
@@ -265,10 +268,29 @@ class KVFile:
             if block_checksum(self.block(index), codes, scales) != self.checksums[index]:
                 raise _damaged(self.path, f"block {index} of {self.layout.num_blocks} has another checksum")
 
+    def read_ahead(self) -> None:
+        """Have the system fetch the file into its page cache, in the background, where memory is free for it.
+
+        Blocks that are not there come by faults of 4 KiB each: 56 s for a question to 1.6 GB that nobody had read since
+        the machine started. What the page cache holds is not this process's memory, and goes when others need it.
+        """
+        if hasattr(os, "posix_fadvise") and hardware.memory().available > 2 * self.nbytes:
+            Thread(target=_fetch, args=(self.path, self.nbytes), daemon=True).start()
+
     def forget_pages(self) -> None:
         """Let go of the pages of blocks that were touched: they count as this process's memory until then."""
         if hasattr(self._map, "madvise") and self.layout.num_blocks:
             self._map.madvise(mmap.MADV_DONTNEED, self._blocks_at, self.layout.data_bytes)
+
+
+def _fetch(path: Path, size: int) -> None:
+    """Pieces of 128 KiB, because the system takes no more than its own read-ahead of each."""
+    try:
+        with path.open("rb") as file:
+            for at in range(0, size, 1 << 17):
+                os.posix_fadvise(file.fileno(), at, 1 << 17, os.POSIX_FADV_WILLNEED)
+    except OSError:
+        return  # only speed is lost
 
 
 def _pages(count: int) -> int:
