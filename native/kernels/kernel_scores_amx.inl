@@ -3,7 +3,7 @@
 
 #ifdef WHIMBREL_AMX
 
-// All eight tiles 16 rows x 64 bytes: 0-3 results, 4-5 queries, 6-7 kernels.
+// All eight tiles 16 rows x 64 bytes: 0-3 results, 4 queries, 6-7 kernels.
 inline bool& scores_configured() {
   static thread_local bool configured = false;
   return configured;
@@ -16,13 +16,12 @@ inline void end_score_task() {
 
 template <int C, int B>
 inline void dot_group_amx(const ScoreQueries& queries, const int8_t* codes, const uint8_t* lines, int32_t* dots) {
-  tile_zero<C>(), tile_zero<C + 1>();
+  tile_zero<C>();
   for (size_t d = 0; d < queries.stride; d += 64) {
-    if (queries.stride > 64) tile_load<4>(codes + d, queries.stride), tile_load<5>(codes + kPanel * queries.stride + d, queries.stride);
-    tile_load<B>(lines + d * kKernelGroup, 64);
-    tile_dot_bytes<C, 4, B>(), tile_dot_bytes<C + 1, 5, B>();
+    if (queries.stride > 64) tile_load<4>(codes + d, queries.stride);
+    tile_load<B>(lines + d * kKernelGroup, 64), tile_dot_bytes<C, 4, B>();
   }
-  tile_store<C>(dots, 64), tile_store<C + 1>(dots + 256, 64);
+  tile_store<C>(dots, 64);
 }
 
 inline bool dot_panel_amx(const ScoreQueries& queries, int panel, const KernelGroup* groups, int count, int32_t* dots) {
@@ -32,14 +31,12 @@ inline bool dot_panel_amx(const ScoreQueries& queries, int panel, const KernelGr
     tile_configure(config);
     scores_configured() = true;
   }
-  const int8_t* codes = queries.panel(panel);
-  if (queries.stride == 64) tile_load<4>(codes, 64), tile_load<5>(codes + kPanel * 64, 64);
-  int g = 0;
-  for (; g + 2 <= count; g += 2) {
-    dot_group_amx<0, 6>(queries, codes, groups[g].codes, dots + 512 * g);
-    dot_group_amx<2, 7>(queries, codes, groups[g + 1].codes, dots + 512 * g + 512);
-  }
-  if (g < count) dot_group_amx<0, 6>(queries, codes, groups[g].codes, dots + 512 * g);
+  const int8_t* codes = queries.codes + size_t(panel * kPanel) * queries.stride;
+  if (queries.stride == 64) tile_load<4>(codes, 64);
+  dot_group_amx<0, 6>(queries, codes, groups[0].codes, dots);
+  if (count > 1) dot_group_amx<1, 7>(queries, codes, groups[1].codes, dots + 256);
+  if (count > 2) dot_group_amx<2, 6>(queries, codes, groups[2].codes, dots + 512);
+  if (count > 3) dot_group_amx<3, 7>(queries, codes, groups[3].codes, dots + 768);
   return true;
 }
 

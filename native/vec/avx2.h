@@ -71,6 +71,18 @@ inline unsigned greater_equal(F32 a, F32 b) {
   return unsigned(_mm256_movemask_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GE_OQ))) |
          unsigned(_mm256_movemask_ps(_mm256_cmp_ps(a.hi, b.hi, _CMP_GE_OQ))) << 8;
 }
+// Packs the lanes of x that reach a threshold, and their numbers counted from `first`; returns how many. Writes up to
+// 16 of both.
+inline int pack_reached(F32 x, F32 threshold, int first, float* values, int32_t* numbers) {
+  float lanes[16];
+  store(lanes, x);
+  int count = 0;
+  for (unsigned bits = greater_equal(x, threshold); bits; bits &= bits - 1) {
+    const int lane = __builtin_ctz(bits);
+    values[count] = lanes[lane], numbers[count++] = first + lane;
+  }
+  return count;
+}
 // x where a >= b, else 0.
 inline F32 keep_where(F32 a, F32 b, F32 x) {
   return {_mm256_and_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GE_OQ), x.lo),

@@ -37,6 +37,15 @@ inline float reduce_max(F32 a) { return _mm512_reduce_max_ps(a.v); }
 inline F32 keep_first(F32 x, int n, float fill) { return {_mm512_mask_mov_ps(_mm512_set1_ps(fill), first(n), x.v)}; }
 // Bit i of the result: a[i] >= b[i].
 inline unsigned greater_equal(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
+// Packs the lanes of x that reach a threshold, and their numbers counted from `first`; returns how many. Writes up to
+// 16 of both.
+inline int pack_reached(F32 x, F32 threshold, int first, float* values, int32_t* numbers) {
+  const __mmask16 reached = _mm512_cmp_ps_mask(x.v, threshold.v, _CMP_GE_OQ);
+  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  _mm512_storeu_ps(values, _mm512_maskz_compress_ps(reached, x.v));
+  _mm512_storeu_si512(numbers, _mm512_maskz_compress_epi32(reached, _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
+  return __builtin_popcount(reached);
+}
 // x where a >= b, else 0.
 inline F32 keep_where(F32 a, F32 b, F32 x) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ), x.v)};

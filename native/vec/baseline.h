@@ -106,6 +106,18 @@ inline unsigned greater_equal(F32 a, F32 b) {
   }
   return bits;
 }
+// Packs the lanes of x that reach a threshold, and their numbers counted from `first`; returns how many. Writes up to
+// 16 of both.
+inline int pack_reached(F32 x, F32 threshold, int first, float* values, int32_t* numbers) {
+  float lanes[16];
+  store(lanes, x);
+  int count = 0;
+  for (unsigned bits = greater_equal(x, threshold); bits; bits &= bits - 1) {
+    const int lane = __builtin_ctz(bits);
+    values[count] = lanes[lane], numbers[count++] = first + lane;
+  }
+  return count;
+}
 // x where a >= b, else 0.
 inline F32 keep_where(F32 a, F32 b, F32 x) {
   for (int i = 0; i < 4; ++i) x.v[i] = (Float4)((Word4)(a.v[i] >= b.v[i]) & (Word4)x.v[i]);

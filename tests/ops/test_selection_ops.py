@@ -187,10 +187,16 @@ def same_kernels(arrays: dict[str, Any], cache: Any) -> Any:
     return dense
 
 
-def score_error(arrays: dict[str, Any], cache: Any) -> Any:
+def with_8_bit_queries(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The same with queries that 127 steps hold exactly: what is left of the kernel's error is fp32's."""
+    step = abs(arrays["q"]).max(-1, keepdims=True) / 127
+    return arrays | {"q": (np.round(arrays["q"] / step) * step).astype(np.float32)}
+
+
+def score_error(arrays: dict[str, Any], cache: Any, exact_queries: bool) -> Any:
     """Largest relative error of a score of each row, [T], that rounding allows.
 
-    A query's 16-bit rounding moves each of its 127 * 254 steps by up to a half, and so a score s by half a step times the
+    A query's rounding to 127 steps moves each number by up to half a step, and so a score s by half a step times the
     kernel's magnitudes; P has s in numerator and normaliser. Two exponentials err by 1e-4 each, and so much again is
     left for fp32.
     """
@@ -199,20 +205,19 @@ def score_error(arrays: dict[str, Any], cache: Any) -> Any:
     for sequence in range(len(inputs.kv_lengths)):
         kernels = abs(read_kernels(cache, inputs, sequence)[0]).sum(-1).max(initial=0)
         part = rows(inputs, sequence)
-        step = abs(arrays["q"][part]).max((1, 2)) / (127 * 254)
-        error[part] = np.expm1(
-            2 * arrays["scale"] * step / 2 * kernels * (2 if arrays["sparse"].use_nope else 1) + 4e-4
-        )
+        step = 0 if exact_queries else abs(arrays["q"][part]).max((1, 2)) / 127
+        turned = 2**0.5 if arrays["sparse"].use_nope else 1  # a pair's larger number may grow so much
+        error[part] = np.expm1(2 * arrays["scale"] * step / 2 * turned * kernels + 4e-4)
     return error
 
 
-def assert_scores(arrays: dict[str, Any], cache: Any) -> Any:
+def assert_scores(arrays: dict[str, Any], cache: Any, error: Any) -> Any:
     """Compare native scores with fp64 ones, and return the latter."""
     exact = reference("block_scores", arguments_of(arrays), torch.float64, cache=same_kernels(arrays, cache)).numpy()
     actual = run("block_scores", "native", arguments_of(arrays), cache=cache)
     finite = np.isfinite(exact)
     np.testing.assert_array_equal(actual[~finite], exact[~finite])
-    allowed = score_error(arrays, cache)[:, None] * np.where(finite, exact, 0)
+    allowed = error[:, None] * np.where(finite, exact, 0)
     assert (abs(np.where(finite, actual, 0) - np.where(finite, exact, 0)) <= allowed + 1e-30).all()
     return exact
 
@@ -239,32 +244,55 @@ def assert_lists(lists: Any, exact: Any, arrays: dict[str, Any], error: Any) -> 
 
 
 @EVERY_SELECT_CASE
+@pytest.mark.parametrize("exact_queries", [True, False], ids=["8-bit-q", "fp32-q"])
 @on_every_isa
-def test_native_scores_and_lists_follow_the_formula(case: SelectCase, isa: str) -> None:
-    arrays = case.arrays()
+def test_native_scores_and_lists_follow_the_formula(case: SelectCase, exact_queries: bool, isa: str) -> None:
+    if exact_queries and case.use_nope:
+        pytest.skip("queries are turned back before they are rounded")
+    arrays = with_8_bit_queries(case.arrays()) if exact_queries else case.arrays()
     cache = filled(arrays)
-    exact = assert_scores(arrays, cache)
+    error = score_error(arrays, cache, exact_queries)
+    exact = assert_scores(arrays, cache, error)
     lists = run("select_blocks", "native", arguments_of(arrays), cache=cache)
     wanted = reference("select_blocks", arguments_of(arrays), torch.float64, cache=same_kernels(arrays, cache))
     assert (lists is None) == (wanted is None)
     if lists is not None:
-        assert_lists(lists, exact, arrays, score_error(arrays, cache))
+        assert_lists(lists, exact, arrays, error)
 
 
 @on_every_isa
 def test_drafts_see_no_kernel_of_their_step(isa: str) -> None:
-    arrays = SelectCase(((1019, 40), (640, 3)), 6, 2, 64).arrays()
+    arrays = with_8_bit_queries(SelectCase(((1019, 40), (640, 3)), 6, 2, 64).arrays())
     inputs = arrays["inputs"]
+    cache = filled(arrays)
     depths = np.concatenate([np.arange(40) // 2, [0, 1, 1]])
     arrays["inputs"] = replace(
         inputs,
         positions=(np.repeat([1019, 640], [40, 3]) + depths).astype(np.int32),
         tree_masks=np.ones(43, np.uint64),
     )
-    cache = filled(arrays | {"inputs": replace(inputs, tree_masks=None)})
-    exact = assert_scores(arrays, cache)
+    error = score_error(arrays, cache, True)
+    exact = assert_scores(arrays, cache, error)
     lists = run("select_blocks", "native", arguments_of(arrays), cache=cache)
-    assert_lists(lists, exact, arrays, score_error(arrays, cache))
+    assert_lists(lists, exact, arrays, error)
+
+
+@pytest.mark.parametrize("lse", ["coarse", "exact"])
+@pytest.mark.parametrize("size", [30, 300])
+@on_every_isa
+def test_scores_of_any_size(size: int, lse: str, isa: str) -> None:
+    """Scores up to hundreds, where an exponential of the score itself would overflow, and far below zero."""
+    arrays = with_8_bit_queries(SelectCase(((5400, 4),), 6, 2, 64, lse=lse).arrays())
+    arrays["q"] = (arrays["q"] * np.float32(size / 8)).astype(np.float32)
+    cache = filled(arrays)
+    actual = run("block_scores", "native", arguments_of(arrays), cache=cache)
+    exact = reference("block_scores", arguments_of(arrays), torch.float64, cache=same_kernels(arrays, cache)).numpy()
+    # fp32 holds what lies between; the rest is 0 or infinite, as in any fp32 softmax
+    held = (exact > 1e-25) & (exact < 1e25)
+    assert held.any()
+    np.testing.assert_allclose(actual[held], exact[held], rtol=2e-3 * size / 30)
+    lists = run("select_blocks", "native", arguments_of(arrays), cache=cache)
+    assert (lists >= 0).all() and (np.diff(lists) > 0).all()
 
 
 @pytest.mark.parametrize("lse", ["coarse", "exact"])
