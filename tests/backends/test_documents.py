@@ -234,6 +234,38 @@ def test_the_beginning_of_something_else_is_not_gone_on_with(
     assert part_of(out).read_bytes() == part
 
 
+# --- sparse attention
+
+
+SPARSE: dict[str, Any] = {
+    "attention": "sparse",
+    "sparse": {"dense_len": 128, "topk": 2, "window_size": 64, "init_blocks": 1},
+}
+
+
+@pytest.mark.parametrize("kv_dtype", ["bf16", "q8"])
+def test_sparse_documents_keep_their_semantic_kernels(checkpoint: Path, source: Path, kv_dtype: str) -> None:
+    options = OPTIONS | SPARSE | {"kv_dtype": kv_dtype}
+    out = source.with_name("resumed.kv")
+    with LLM(checkpoint, **options) as llm:
+        reading = llm.read_document(source)
+        interrupted(llm, source, out, 320)
+    with LLM(checkpoint, **options) as llm:
+        assert llm.read_document(source, out).resumed_blocks >= 5
+    whole, resumed = (KVFile(path) for path in (reading.path, out))
+    assert whole.codes.size and bytes(whole.codes) == bytes(resumed.codes)
+    assert bytes(whole.scales) == bytes(resumed.scales) and bytes(whole.data) == bytes(resumed.data)
+    whole.check()
+    with LLM(checkpoint, **settings_for([out]), prefill_chunk=128) as llm, llm.open_document(out) as document:
+        answer = document.ask(QUESTION, max_tokens=40)
+        ids = document.prompt(QUESTION).ids
+    assert answer.usage.completion_keys.sparsity
+    with LLM(checkpoint, **options, prefix_sharing=False) as llm:
+        assert llm.stream_ids(ids, max_tokens=40).drain().token_ids == answer.token_ids
+    with LLM(checkpoint, **OPTIONS, kv_dtype=kv_dtype) as dense, pytest.raises(UsageError, match="another attention"):
+        dense.open_document(out)
+
+
 # --- refused
 
 
