@@ -90,8 +90,8 @@ class Engine:
         for). The cache has ``num_blocks`` blocks of 64 tokens, or as many as fit into ``cache_bytes``, or (None, None)
         one context and a spare block. ``mapped_blocks`` of a context need no room there: documents that will be attached
         bring them.
-        Raises ``InvalidParameter``, ``UnsupportedModel`` for semantic kernels of other sizes, and ``DoesNotFit`` if the cache is larger than the free memory or smaller than
-        one context.
+        Raises ``InvalidParameter``, ``UnsupportedModel`` for sparse attention that the ops or the cache can't do, and
+        ``DoesNotFit`` if the cache is larger than the free memory or smaller than one context.
         """
         self.config: ModelConfig = model.config
         self.max_context = self.config.max_position_embeddings if max_context is None else max_context
