@@ -47,3 +47,20 @@ def test_what_was_written_scores_as_it_was_written(model: LLM) -> None:
     completion = model.generate("The whimbrel is", max_tokens=30, logprobs=0)
     score = model.score([*completion.prompt_token_ids, *completion.token_ids])
     assert list(score.logprobs[-len(completion.token_ids) :]) == [entry.logprob for entry in completion.logprobs]
+
+
+def test_a_document_that_was_read_gives_the_answer_of_one_that_is_read(model: LLM, tmp_path: Path) -> None:
+    said = "Arrivals at the lighthouse, in the order of the keeper's book. " + " ".join(
+        f"On day {day} the {bird} came." for day, bird in enumerate(["gull", "tern", "plover", "heron"] * 6)
+    )
+    (tmp_path / "book.txt").write_text(f"{said} The keeper's name is Johanna Lind.")
+    reading = model.read_document(tmp_path / "book.txt")
+    with model.open_document(reading.path) as document:
+        prompt = document.prompt("What is the keeper's name?")
+        kept = document.ask("What is the keeper's name?", max_tokens=24, temperature=0)
+        (text,) = document.texts().values()
+        spans = document.spans(prompt)
+    assert "Johanna" in kept.text and kept.usage.cached_tokens >= reading.blocks * 64 > 128
+    fresh = model.generate(prompt.ids, max_tokens=24, temperature=0, prompt_logprobs=0)  # reads it all anew
+    assert fresh.usage.cached_tokens == 0 and fresh.token_ids == kept.token_ids
+    assert "".join(text[span.start : span.end] for span in spans) == text

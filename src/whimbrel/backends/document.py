@@ -1,8 +1,8 @@
 """Document: one or more documents that were read before, asked without reading them again.
 
 The first one's blocks serve as they lie on the disk. Those of further documents have to move behind it: they are copied
-to memory with their keys turned (``engine.moving``: about 0.6 s for each GB), and what remains of each (up to 63 tokens) is read with the question.
-Documents that were read apart don't see each other; only question and answer see all of them.
+to memory with their keys turned (``engine.moving``), and what remains of each, up to 63 tokens, is read with the
+question. Documents that were read apart don't see each other; only question and answer see all of them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -168,6 +168,16 @@ class LLM:
 
         return open_document(self, [path, *others], stale=stale)
 
+    @staticmethod
+    def document_settings(path: str | Path, *others: str | Path) -> dict[str, Any]:
+        """The options under which documents were read, for ``LLM(model, **options)``: a cache for a question alone.
+
+        Raises ``FormatError`` and ``UsageError`` as ``open_document`` does.
+        """
+        from whimbrel.backends.document import settings_for
+
+        return settings_for([path, *others])
+
     # --- tokens
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
