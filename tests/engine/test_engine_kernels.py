@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from toy import PRIME, oracle, toy_model, toy_ops
 
+from whimbrel.attention.keys import KeyCount, count_keys
 from whimbrel.attention.sparse import SparseConfig
 from whimbrel.engine import Engine
 from whimbrel.engine.limits import block_bytes, count_blocks
@@ -125,6 +126,16 @@ def test_sequences_lie_in_aligned_groups() -> None:
         assert sequence.blocks[3] == sequence.blocks[0] + 3
     outputs = finish(engine, *ids)
     assert [tokens_of(outputs[id]) for id in ids] == [oracle(list(base), 40) for base in BASES[:2]]
+
+
+def test_the_trace_tells_the_sparsity_of_each_step() -> None:
+    engine = kernel_engine(num_blocks=9, prefill_chunk=128)
+    write(engine, list(BASES[0]), max_tokens=2)
+    keys = [span.keys for span in engine.trace.spans]
+    parts = [(0, 128), (128, 256), (256, 300), (300, 301)]
+    assert keys == [count_keys(start, stop, SPARSE) for start, stop in parts]
+    assert sum(keys, KeyCount()) == engine.stats.keys
+    assert engine.trace.events()[-1]["args"]["sparsity"] == keys[-1].sparsity > 0.4
 
 
 def test_kernels_count_as_memory() -> None:

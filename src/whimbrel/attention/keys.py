@@ -24,6 +24,9 @@ class KeyCount:
     def __add__(self, other: "KeyCount") -> "KeyCount":
         return KeyCount(self.visible + other.visible, self.attended + other.attended)
 
+    def __sub__(self, other: "KeyCount") -> "KeyCount":
+        return KeyCount(self.visible - other.visible, self.attended - other.attended)
+
 
 def count_keys(start: int, stop: int, sparse: SparseConfig | None) -> KeyCount:
     """Of the queries at positions ``start`` to ``stop - 1``. Exact, in constant time."""

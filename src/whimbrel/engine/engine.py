@@ -170,8 +170,10 @@ class Engine:
         ran = perf_counter()
         choices = self._choose(plan, logits)
         sampled = perf_counter()
+        before = self._keys
         outputs = self._commit(plan, choices, logits.prompt)
-        self.trace.record((start, planned, ran, sampled, perf_counter()), len(plan.works), plan.num_tokens)
+        marks = start, planned, ran, sampled, perf_counter()
+        self.trace.record(marks, len(plan.works), plan.num_tokens, self._keys - before)
         return outputs
 
     def abort(self, request_id: int) -> StepOutput | None:

@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from whimbrel.attention.keys import KeyCount
+
 
 @dataclass(frozen=True, slots=True)
 class StepSpan:
@@ -20,6 +22,8 @@ class StepSpan:
     commit: float
     sequences: int
     tokens: int
+    keys: KeyCount
+    """that the step's tokens saw"""
 
 
 class Trace:
@@ -29,11 +33,13 @@ class Trace:
         """Keeps ``capacity`` steps."""
         self.spans: deque[StepSpan] = deque(maxlen=capacity)
 
-    def record(self, marks: tuple[float, float, float, float, float], sequences: int, tokens: int) -> None:
+    def record(
+        self, marks: tuple[float, float, float, float, float], sequences: int, tokens: int, keys: KeyCount
+    ) -> None:
         """Note a step: when it began, and when plan, run, sample and commit ended."""
         start, planned, ran, sampled, committed = marks
         self.spans.append(
-            StepSpan(start, planned - start, ran - planned, sampled - ran, committed - sampled, sequences, tokens)
+            StepSpan(start, planned - start, ran - planned, sampled - ran, committed - sampled, sequences, tokens, keys)
         )
 
     def events(self) -> list[dict[str, Any]]:
@@ -43,7 +49,7 @@ class Trace:
             at = span.started
             for name in ("plan", "run", "sample", "commit"):
                 seconds = getattr(span, name)
-                arguments = {"sequences": span.sequences, "tokens": span.tokens}
+                arguments = {"sequences": span.sequences, "tokens": span.tokens, "sparsity": span.keys.sparsity}
                 event = {"name": name, "ph": "X", "ts": at * 1e6, "dur": seconds * 1e6, "pid": 0, "tid": 0}
                 events.append(event | {"args": arguments})
                 at += seconds
