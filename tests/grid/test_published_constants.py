@@ -44,4 +44,3 @@ def test_chunks_and_neighbours_do_not_change_a_bit(model: TinyModel, kv_dtype: s
     assert together == alone
     parts = [count_keys(0, length + 19, SPARSE) for length in LENGTHS]
     assert engine.stats.keys == parts[0] + parts[1] + parts[2]
-    assert run(512, PROMPTS[0][:8500] + PROMPTS[2])[1] != alone[:1]
