@@ -34,14 +34,12 @@ def sparsity(
     kv_dtype: options.KVDtype = None,
     json: options.Json = False,
 ) -> None:
-    """Attention mass that block selection keeps, against the best that as many blocks could keep.
+    """Attention mass that block selection keeps, and could.
 
     The model attends to everything; at some places of the text, its selection is compared with the exact attention
     mass of all blocks: all, of all attention; best, what blocks chosen by their exact mass keep; recall, the first
     against the second; free, recall among the blocks that are not always attended.
     """
-    from dataclasses import asdict
-
     from whimbrel.cli.answer import open_model
     from whimbrel.eval import sparsity as measure
     from whimbrel.eval.haystack import read_text
@@ -64,13 +62,11 @@ def sparsity(
                 tokens=tokens,
                 progress=lambda done, total: progress("reading", done, total),
             )
-        constants = llm.capabilities.sparse
-        assert constants is not None
         about = {**shared.identity(llm, flags), "tokens": len(ids), "files": [path.name for path in files]}
     if json:
         heads = [{"layer": layer, "head": head, **at.to_dict()} for (layer, head), at in found.heads.items()]
         whole = {"queries": found.queries, "blocks": found.blocks, **found.whole.to_dict()}
-        terminal.result_json({**about, **whole, "sparse": asdict(constants), "heads": heads, **provenance()})
+        terminal.result_json({**about, **whole, "heads": heads, **provenance()})
         return
     _show(found)
 
