@@ -1,5 +1,5 @@
 #!/bin/sh
-# check.sh NAME...: build and run both checks for instruction sets (baseline avx2 avxvnni avx512 avx512bf16 amx neon).
+# check.sh NAME...: build and run the checks for instruction sets (baseline avx2 avxvnni avx512 avx512bf16 amx neon).
 # On x86-64, neon is cross-compiled and emulated: Debian's g++-aarch64-linux-gnu and qemu-user-static.
 set -eu
 cd "$(dirname "$0")/.."
@@ -14,10 +14,12 @@ check() { # name, header, flags
   mkdir -p "$out/$name"
   for file in probe packing threads; do $cxx $common $link -c $file.cpp -o "$out/$name/$file.o"; done
   $cxx $common $kernel $flags -DWHIMBREL_TARGET=$name -c target.cpp -o "$out/$name/target.o"
-  $cxx $common -DWHIMBREL_TARGET=$name -c tests/check_kernels.cpp -o "$out/$name/check_kernels.o"
-  $cxx $link -pthread "$out/$name"/*.o -o "$out/$name/check_kernels"
+  parts="$out/$name/target.o $out/$name/probe.o $out/$name/packing.o $out/$name/threads.o"
+  for test in check_kernels check_selection; do
+    $cxx $common $link -DWHIMBREL_TARGET=$name tests/$test.cpp $parts -o "$out/$name/$test"
+  done
   $cxx $common $kernel $link $flags "-DWHIMBREL_VEC=\"vec/$vec.h\"" tests/check_target.cpp -o "$out/$name/check_target"
-  if $run "$out/$name/check_kernels"; then $run "$out/$name/check_target"; else exit 1; fi
+  for test in check_kernels check_selection check_target; do $run "$out/$name/$test" || exit 1; done
 }
 
 for name in "$@"; do

@@ -155,12 +155,36 @@ void check_parts_of_vectors() {
   }
 }
 
+void check_deal() {
+  Floats x[4];
+  for (int i = 0; i < 64; ++i) x[i / 16].at[i % 16] = float(i);
+  const vec::Slots slots = vec::deal(x[0].lanes(), x[1].lanes(), x[2].lanes(), x[3].lanes());
+  for (int k = 0; k < 4; ++k)
+    for (int i = 0; i < 16; ++i) same("deal", i, floats(slots.slot[k]).at[i], 4 * i + k);
+}
+
+void check_pack_reached() {
+  Floats x = numbers();
+  x.at[3] = 0.5f, x.at[7] = NAN;
+  float values[16];
+  int32_t lanes[16];
+  const int count = vec::pack_reached(x.lanes(), vec::splat(0.5f), 100, values, lanes);
+  int n = 0;
+  for (int i = 0; i < 16; ++i) {
+    if (!(x.at[i] >= 0.5f)) continue;
+    same("pack_reached", n, values[n], x.at[i]), same("pack_reached, numbers", n, lanes[n], 100 + i);
+    ++n;
+  }
+  same("pack_reached, count", 0, count, n);
+}
+
 void check_exp2_of(Floats x) {
-  const Floats y = floats(vec::exp2(x.lanes()));
+  const Floats y = floats(vec::exp2(x.lanes())), rough = floats(vec::exp2_rough(x.lanes()));
   for (int i = 0; i < 16; ++i) {
     const double exact = std::exp2(double(x.at[i]));
     const bool tiny = x.at[i] < -126;
     expect(tiny ? y.at[i] >= 0 && y.at[i] <= 0x1p-126 : std::fabs(y.at[i] - exact) <= 4e-6 * exact, "exp2", i, y.at[i], exact);
+    expect(tiny ? rough.at[i] >= 0 && rough.at[i] <= 1.0001 * 0x1p-126 : std::fabs(rough.at[i] - exact) <= 1e-4 * exact, "exp2_rough", i, rough.at[i], exact);
   }
 }
 void check_exp2() {
@@ -172,8 +196,9 @@ void check_exp2() {
   const float infinity = std::numeric_limits<float>::infinity();
   const float edges[16] = {0, -0.0f, 1, -1, 127, -126, -200, -1e4f, -1e30f, -3e38f, -infinity, 129, 1e30f, infinity, NAN, 0.5f};
   const float wanted[16] = {1, 1, 2, 0.5, 0x1p127f, 0x1p-126f, 0, 0, 0, 0, 0, infinity, infinity, infinity, NAN, 1.4142135f};
-  const Floats y = floats(vec::exp2(vec::load(edges)));
+  const Floats y = floats(vec::exp2(vec::load(edges))), rough = floats(vec::exp2_rough(vec::load(edges)));
   for (int i = 0; i < 16; ++i) {
+    if (wanted[i] < 1e38f) expect(std::fabs(rough.at[i] - wanted[i]) <= 1e-4 * wanted[i], "exp2_rough, edge", i, rough.at[i], wanted[i]);
     const bool exact = wanted[i] == 0 || std::isnan(wanted[i]);
     exact ? same("exp2, edge", i, y.at[i], wanted[i]) : near("exp2, edge", i, y.at[i], wanted[i], 4e-6);
   }
@@ -192,6 +217,8 @@ void check_integers() {
   int8_t small[17], again[16];
   small[16] = 99;
   vec::store_i8(small, vec::load_i32(a));
+  int32_t copy[16];
+  vec::store_i32(copy, vec::load_i32(a));
   int64_t total = 0;
   for (int i = 0; i < 16; ++i) {
     same("iadd", i, sum.at[i], a[i] + b[i]);
@@ -199,6 +226,7 @@ void check_integers() {
     same("round", i, rounded.at[i], std::nearbyint(fractions.at[i]));
     same("to_float", i, as_float.at[i], float(a[i]));
     same("store_i8", i, small[i], int8_t(a[i]));
+    same("store_i32", i, copy[i], a[i]);
     total += a[i];
     again[i] = int8_t(word());
   }
@@ -325,9 +353,9 @@ void check_dots() {
 
 int main() {
   for (int repetition = 0; repetition < 50; ++repetition) {
-    check_arithmetic(), check_integers(), check_bf16(), check_nibbles(), check_dots();
+    check_arithmetic(), check_integers(), check_bf16(), check_nibbles(), check_dots(), check_pack_reached();
   }
-  check_parts_of_vectors(), check_exp2(), check_all_halves(), check_rounding_to_f16();
+  check_parts_of_vectors(), check_deal(), check_exp2(), check_all_halves(), check_rounding_to_f16();
   if (failures) return printf("%s: %d differences\n", WHIMBREL_VEC, failures), 1;
   return printf("%s: every operation agrees\n", WHIMBREL_VEC), 0;
 }

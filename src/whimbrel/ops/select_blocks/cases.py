@@ -1,4 +1,4 @@
-"""select_blocks: head groups 1 to 16, all head sizes, decoding and prefill across the dense length, both normalisers."""
+"""select_blocks: head groups 1 to 20, all head sizes, decoding and prefill across the dense length, both normalisers."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -70,7 +70,7 @@ class SelectCase:
 
 
 CASES = (
-    *(SelectCase(((900, 1), (513, 1)), 2 * share, 2, 64) for share in (1, 3, 8, 16)),
+    *(SelectCase(((900, 1), (513, 1)), 2 * share, 2, 64) for share in (1, 3, 8, 16, 20)),
     *(SelectCase(((700, 3), (1023, 2)), 6, 2, dim) for dim in (64, 80, 96, 128)),
     *(SelectCase(((past, 1),), 9, 3, 64, lse="exact") for past in (254, 255, 383, 384, 511, 527, 639, 1000)),
     SelectCase(((0, 700),), 6, 2, 64),
