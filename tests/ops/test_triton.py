@@ -297,9 +297,8 @@ def test_block_scores_and_the_blocks_chosen_by_them(case: SelectCase) -> None:
 def test_ties_go_to_the_lower_block() -> None:
     from whimbrel.ops.select_blocks import triton as select_triton
 
-    sparse = SelectCase(((0, 0),), 1, 1, 64, topk=4, window=0, dense_len=-1).sparse()
     scores = torch.tensor([[[torch.inf, 0.5, 0.25, 0.5, 0.25, 0.25, 0, 0, -torch.inf], [torch.inf, *[0.0] * 8]]])
     lists = torch.full((1, 2, 4), -1, dtype=torch.int32, device=DEVICE)
     positions = torch.tensor([8 * 64, 8 * 64], dtype=torch.int32, device=DEVICE)
-    select_triton.top_blocks(scores.to(DEVICE), positions, sparse, lists)
+    select_triton.top_blocks(scores.to(DEVICE), positions, lists, 0)
     assert lists.tolist() == [[[0, 1, 2, 3], [0, 1, 2, 3]]]

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from whimbrel.attention.sparse import SparseConfig
 from whimbrel.errors import FormatError, UnsupportedCapability
+from whimbrel.train import sparse_attention
 
 transformers = pytest.importorskip("transformers", minversion="5")
 from whimbrel.train import transformers_attention
@@ -164,3 +166,28 @@ def test_what_would_be_ignored_is_refused() -> None:
         transformers_attention.attend(
             tiny().model.layers[0].self_attn, *torch.zeros(3, 1, 2, 4, 16), None, softcap=30.0
         )
+
+
+@pytest.mark.interp
+@pytest.mark.gpu
+def test_triton_gives_the_gradients_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole path, selection too: compiled on CUDA, else under the interpreter."""
+    triton = pytest.importorskip("whimbrel.ops.triton", exc_type=ImportError)
+    if triton.why_not_here() is not None:
+        pytest.skip(triton.why_not_here())
+    device = "cpu" if triton.INTERPRETED else "cuda"
+    sparse = SparseConfig(topk=2, window_size=64, dense_len=200, lse="exact")
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((1, 4, 240, 32), (1, 2, 240, 32), (1, 2, 240, 32))
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    weights = torch.randn(shapes[0], generator=generator)
+    found = []
+    for there, kernels in ((device, True), ("cpu", False)):
+        monkeypatch.setattr(sparse_attention, "_has_kernels", lambda q, kernels=kernels: kernels)
+        leaves = [tensor.to(there).requires_grad_() for tensor in tensors]
+        out = sparse_attention.sparse_attention(*leaves, sparse=sparse)
+        found.append(
+            [out.cpu(), *(part.cpu() for part in torch.autograd.grad((out * weights.to(there)).sum(), leaves))]
+        )
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -173,7 +173,8 @@ class _Attend(torch.autograd.Function):
         if len(q) <= FEW_ROWS:
             split = SPLIT_DENSE if lists is None else SPLIT_LISTED
         out, lse = _run_forward(q, keys, values, tiles, masks, scale, tokens, split)
-        ctx.save_for_backward(q, keys, values, lists, out, lse)
+        lists_of_tiles = () if tiles is None else (tiles.names, tiles.members, tiles.counts)
+        ctx.save_for_backward(q, keys, values, out, lse, *lists_of_tiles)
         ctx.scale, ctx.tokens, ctx.trees = scale, tokens, masks is not None
         return out
 
@@ -181,11 +182,12 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.trees:
             raise NotImplementedError("attend: the verification of draft trees has no gradient")
-        q, keys, values, lists, out, lse = ctx.saved_tensors
-        groups, first = keys.shape[1], len(keys) - len(q)
-        count = triton.cdiv(len(q), ctx.tokens)
-        everything = TileLists.dense(groups, count, ctx.tokens, first, len(q), q.device)
-        tiles = everything if lists is None else _written_out(TileLists.of(lists, ctx.tokens), everything)
+        q, keys, values, out, lse, *stored = ctx.saved_tensors
+        tiles = TileLists(*stored) if stored else None
+        if tiles is None or bool((tiles.counts == 0).any()):
+            count, first = triton.cdiv(len(q), ctx.tokens), len(keys) - len(q)
+            everything = TileLists.dense(keys.shape[1], count, ctx.tokens, first, len(q), q.device)
+            tiles = everything if tiles is None else _written_out(tiles, everything)
         d_out = _last_axis_dense(gradients[0])
         delta = (d_out.float() * out.float()).sum(-1)
         both = (q, keys, values, d_out, lse, delta, tiles, ctx.scale, ctx.tokens)
@@ -197,8 +199,6 @@ class _Attend(torch.autograd.Function):
 def _written_out(tiles: TileLists, everything: TileLists) -> TileLists:
     """``tiles`` with those that attend to everything as lists of their own."""
     empty = tiles.counts == 0
-    if not bool(empty.any()):
-        return tiles
     width = max(tiles.names.shape[2], everything.names.shape[2])
 
     def merged(some: Tensor, rest: Tensor) -> Tensor:

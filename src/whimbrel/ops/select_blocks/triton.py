@@ -14,6 +14,7 @@ from torch import Tensor
 
 from whimbrel.ops.block_scores import triton as block_scores
 from whimbrel.ops.semantic_kernels.reference import upright
+from whimbrel.ops.semantic_kernels.triton import means
 from whimbrel.ops.triton import needs_device, needs_kernels, needs_tensors
 
 ROWS = 4096
@@ -40,21 +41,36 @@ def run(
         first, end = inputs.cu_seqlens[sequence : sequence + 2].tolist()
         kernels, positions = block_scores.stored(q, inputs, cache, layer, sequence, sparse)
         blocks = -(-length // sparse.block_size)
-        of_rows(q[first:end], kernels, positions, blocks, scale, sparse, lists[:, first:end])
+        of_rows(q[first:end], kernels, positions, blocks, scale, sparse, lists[:, first:end], first_sparse(sparse))
     return lists if bool((lists[..., 0] >= 0).any()) else None
 
 
+def of_keys(q: Tensor, keys: Tensor, *, scale: float, sparse: Any) -> Tensor:
+    """Lists int32 [G, n, K] of the last queries [n, H, D] of keys [L, G, D], whatever ``dense_len`` says."""
+    first, (length, groups, _) = len(keys) - len(q), keys.shape
+    positions = torch.arange(first, length, dtype=torch.int32, device=q.device)
+    lists = torch.full((groups, len(q), sparse.num_blocks), -1, dtype=torch.int32, device=q.device)
+    blocks = triton.cdiv(length, sparse.block_size)
+    of_rows(q, means(keys, sparse), positions, blocks, scale, sparse, lists, 0)
+    return lists
+
+
+def first_sparse(sparse: Any) -> int:
+    """The first position that doesn't attend to everything."""
+    return int(max(sparse.dense_len - 1, sparse.num_blocks * sparse.block_size))
+
+
 def of_rows(
-    q: Tensor, kernels: Tensor, positions: Tensor, blocks: int, scale: float, sparse: Any, lists: Tensor
+    q: Tensor, kernels: Tensor, positions: Tensor, blocks: int, scale: float, sparse: Any, lists: Tensor, first: int
 ) -> None:
-    """Write the lists [G, n, K] of one sequence's sparse rows [n, H, D]; those of dense rows stay as they are."""
+    """Write the lists [G, n, K] of one sequence's rows [n, H, D]; those before position ``first`` stay as they are."""
     for row in range(0, len(q), ROWS):
         part, places = q[row : row + ROWS], positions[row : row + ROWS]
         scores = block_scores.of_rows(part, kernels, places, blocks, scale, sparse)
-        top_blocks(scores, places, sparse, lists[:, row : row + ROWS])
+        top_blocks(scores, places, lists[:, row : row + ROWS], first)
 
 
-def top_blocks(scores: Tensor, positions: Tensor, sparse: Any, lists: Tensor) -> None:
+def top_blocks(scores: Tensor, positions: Tensor, lists: Tensor, first: int) -> None:
     """Write the ascending numbers of the best blocks: scores fp32 [G, n, b] to lists int32 [G, n, K], full of -1."""
     groups, rows, blocks = scores.shape
     if not rows:
@@ -64,11 +80,10 @@ def top_blocks(scores: Tensor, positions: Tensor, sparse: Any, lists: Tensor) ->
         positions,
         lists,
         blocks,
+        first,
         lists.stride(0),
         lists.stride(1),
-        K=sparse.num_blocks,
-        DENSE=sparse.dense_len,
-        BLOCK=sparse.block_size,
+        K=lists.shape[2],
         WIDTH=triton.next_power_of_2(blocks),
         num_warps=4,
     )
@@ -80,16 +95,15 @@ def _choose(
     positions_ptr,
     lists_ptr,
     blocks,
+    first,
     head_stride,
     stride,
     K: tl.constexpr,
-    DENSE: tl.constexpr,
-    BLOCK: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
     row, group = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     position = tl.load(positions_ptr + row)
-    if (position + 1 >= DENSE) & (position // BLOCK >= K):
+    if position >= first:
         block = tl.arange(0, WIDTH)
         scores = tl.load(
             scores_ptr + (group * tl.num_programs(0) + row) * blocks + block, mask=block < blocks, other=float("-inf")
