@@ -124,18 +124,33 @@ inline F32 keep_tree(F32 scores, int t, int tree_first, uint64_t mask) {
   return load(lanes);
 }
 
+// Sixteen scores of a row from token t on, as the softmax takes them: scaled, and without what the row doesn't see.
+inline F32 seen_scores(const Split& split, const Group& group, int row, int t) {
+  F32 s = load(group.scores + row * kSplitTokens + t);
+  if (split.key_scales[0]) s = mul(s, load(split.key_scales[t / kBlockTokens] + t % kBlockTokens));
+  if (t + 16 > group.visible[row]) s = keep_first(s, group.visible[row] - t, kMinusInfinity);
+  if (group.tree && t + 16 > group.tree_first) s = keep_tree(s, t, group.tree_first, group.tree[row]);
+  return s;
+}
+
+// Stores the bf16 weights of the tokens t .. t + 31 from their exponentials.
+inline void store_weights(const Split& split, uint16_t* weights, int t, F32 lo, F32 hi) {
+  if (split.value_scales[0]) {
+    const float* scales = split.value_scales[t / kBlockTokens] + t % kBlockTokens;
+    lo = mul(lo, load(scales)), hi = mul(hi, load(scales + 16));
+  }
+  store_bf16_line(weights + t, lo, hi);
+}
+
 // Scores to probabilities of one row: reads scores, writes bf16 weights for the values. A row that sees nothing of the
 // split has the largest score kMinusInfinity.
 inline void softmax_row(const Split& split, const Group& group, int row) {
-  const int tokens = split.blocks * kBlockTokens, visible = group.visible[row];
+  const int tokens = split.blocks * kBlockTokens;
   float* scores = group.scores + row * kSplitTokens;
   uint16_t* weights = group.weights + row * kSplitTokens;
   F32 largest = splat(kMinusInfinity);
   for (int t = 0; t < tokens; t += 16) {
-    F32 s = load(scores + t);
-    if (split.key_scales[0]) s = mul(s, load(split.key_scales[t / kBlockTokens] + t % kBlockTokens));
-    if (t + 16 > visible) s = keep_first(s, visible - t, kMinusInfinity);
-    if (group.tree && t + 16 > group.tree_first) s = keep_tree(s, t, group.tree_first, group.tree[row]);
+    const F32 s = seen_scores(split, group, row, t);
     store(scores + t, s);
     largest = max(largest, s);
   }
@@ -143,16 +158,38 @@ inline void softmax_row(const Split& split, const Group& group, int row) {
   const F32 top = splat(group.out.largest[row]);
   F32 sum = zero();
   for (int t = 0; t < tokens; t += 32) {
-    F32 lo = exp2(sub(load(scores + t), top)), hi = exp2(sub(load(scores + t + 16), top));
+    const F32 lo = exp2(sub(load(scores + t), top)), hi = exp2(sub(load(scores + t + 16), top));
     sum = add(sum, add(lo, hi));
-    if (split.value_scales[0]) {
-      const float* scales = split.value_scales[t / kBlockTokens] + t % kBlockTokens;
-      lo = mul(lo, load(scales)), hi = mul(hi, load(scales + 16));
-    }
-    store_bf16_line(weights + t, lo, hi);
+    store_weights(split, weights, t, lo, hi);
     if (group.out.running && t % kBlockTokens == 32) group.out.running[row * kSplitBlocks + t / kBlockTokens] = reduce_add(sum);
   }
   group.out.sum[row] = reduce_add(sum);
+}
+
+// The same for rows against a split of one block, whose scores stay in registers. Plain: bf16, and all rows see all of it.
+template <bool Plain>
+inline void softmax_block(const Split& split, const Group& group, int rows) {
+  for (int r = 0; r < rows; ++r) {
+    const float* scores = group.scores + r * kSplitTokens;
+    uint16_t* weights = group.weights + r * kSplitTokens;
+    F32 s[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) s[i] = Plain ? load(scores + 16 * i) : seen_scores(split, group, r, 16 * i);
+    const float largest = reduce_max(max(max(s[0], s[1]), max(s[2], s[3])));
+    const F32 top = splat(largest);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) s[i] = exp2(sub(s[i], top));
+    if (Plain) store_bf16_line(weights, s[0], s[1]), store_bf16_line(weights + 32, s[2], s[3]);
+    else store_weights(split, weights, 0, s[0], s[1]), store_weights(split, weights, 32, s[2], s[3]);
+    group.out.largest[r] = largest, group.out.sum[r] = reduce_add(add(add(s[0], s[1]), add(s[2], s[3])));
+    if (!Plain && group.out.running) group.out.running[r * kSplitBlocks] = group.out.sum[r];
+  }
+}
+
+inline bool is_plain(const Split& split, const Group& group, int rows) {
+  bool plain = split.blocks == 1 && !split.key_scales[0] && !group.tree && !group.out.running;
+  for (int r = 0; r < rows && plain; ++r) plain = group.visible[r] >= kBlockTokens;
+  return plain;
 }
 
 // c[r][v] += a[r][0 .. 2 n) * b[n][...]: bf16 pairs, rows of b are row_bytes apart, v counts vectors of 16 columns.
@@ -197,6 +234,8 @@ inline void value_columns(const Split& split, const Group& group, int column) {
 }
 
 inline void softmax_rows(const Split& split, const Group& group, int rows) {
+  if (is_plain(split, group, rows)) return softmax_block<true>(split, group, rows);
+  if (split.blocks == 1) return softmax_block<false>(split, group, rows);
   for (int r = 0; r < rows; ++r) softmax_row(split, group, r);
 }
 
