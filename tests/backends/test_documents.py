@@ -122,6 +122,22 @@ def test_it_is_read_as_standard_input_too(llm: LLM, source: Path, tmp_path: Path
     assert bytes(one.file.data) == bytes(two.file.data)
 
 
+def test_a_closed_document_says_so(checkpoint: Path, source: Path) -> None:
+    with LLM(checkpoint, **OPTIONS) as llm:
+        document = llm.open_document(llm.read_document(source).path)
+        stream = document.stream(QUESTION, max_tokens=4)
+        next(stream)
+        with pytest.raises(UsageError, match="still reads this document"):
+            document.close()
+        stream.close()
+        document.close()
+        document.close()
+        with pytest.raises(UsageError, match="has been closed"):
+            document.ask(QUESTION)
+        document = llm.open_document(document.parts[0].path)
+    document.close()  # after its model
+
+
 # --- interrupted
 
 

@@ -54,6 +54,7 @@ class Document:
         self.llm = llm
         self._executor = native_executor(llm)
         self._keys: list[bytes] = []
+        self._closed = False
         self._attach()
 
     @property
@@ -78,6 +79,8 @@ class Document:
 
     def stream(self, question: str, *, template: Mapping[str, Any] | None = None, **options: Any) -> Stream:
         """The answer piece by piece; options as for ``LLM.stream``, but for ``overflow``."""
+        if self._closed:
+            raise UsageError("this document has been closed; open it again")
         return self.llm.stream_ids(self.prompt(question, template).ids, overflow="error", **options)
 
     def ask(self, question: str, *, passages: int = 0, **options: Any) -> Completion:
@@ -128,11 +131,12 @@ class Document:
 
     def close(self) -> None:
         """Take the documents out of the cache. Idempotent. Raises ``UsageError`` while an answer reads them."""
-        if self._keys:
+        if self._keys and not self._executor.is_closed:
             with self._executor.exclusive() as engine:
                 while self._keys:
                     engine.documents.detach(self._keys[-1])
                     self._keys.pop()
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self

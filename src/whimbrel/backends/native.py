@@ -59,6 +59,11 @@ class NativeExecutor:
             self._engine = None
             self._inboxes.clear()
 
+    @property
+    def is_closed(self) -> bool:
+        """True after ``close``."""
+        return self._engine is None
+
     @contextmanager
     def exclusive(self) -> Iterator[Engine]:
         """The engine between two steps: nobody else uses it meanwhile."""

@@ -236,12 +236,10 @@ class KVFile:
         """uint8 [blocks * block_bytes]"""
         if crc32(self.checksums.data) != preamble.checksums_crc:
             raise _damaged(self.path, "its list of checksums has another checksum")
-        if hasattr(self._map, "madvise") and self.layout.num_blocks:
-            # Which blocks are wanted depends on the question: what lies beside them is not worth reading.
-            self._map.madvise(mmap.MADV_RANDOM, self._blocks_at, self.layout.data_bytes)
         count = self.layout.num_blocks
         self._check(sorted({index * (count - 1) // (SAMPLED - 1) for index in range(SAMPLED)}) if count else [])
         self.forget_pages()
+        self._advise("MADV_RANDOM")  # which blocks are wanted depends on the question: neighbours are not worth reading
 
     def section(self, name: str) -> bytes:
         """A small section. Raises FormatError if the file has none of that name."""
@@ -255,12 +253,14 @@ class KVFile:
 
     def check(self, progress: Progress | None = None) -> None:
         """Compare every block with its checksum. Raises FormatError with the first that differs."""
+        self._advise("MADV_SEQUENTIAL")
         for index in range(self.layout.num_blocks):
             self._check([index])
             if index % 64 == 63:
                 self.forget_pages()
             if progress is not None:
                 progress(index + 1, self.layout.num_blocks)
+        self._advise("MADV_RANDOM")
 
     def _check(self, blocks: list[int]) -> None:
         for index in blocks:
@@ -279,8 +279,12 @@ class KVFile:
 
     def forget_pages(self) -> None:
         """Let go of the pages of blocks that were touched: they count as this process's memory until then."""
-        if hasattr(self._map, "madvise") and self.layout.num_blocks:
-            self._map.madvise(mmap.MADV_DONTNEED, self._blocks_at, self.layout.data_bytes)
+        self._advise("MADV_DONTNEED")
+
+    def _advise(self, name: str) -> None:
+        """Tell the system about the blocks, where it listens."""
+        if hasattr(mmap, name) and self.layout.num_blocks:
+            self._map.madvise(getattr(mmap, name), self._blocks_at, self.layout.data_bytes)
 
 
 def _fetch(path: Path, size: int) -> None:
