@@ -6,7 +6,9 @@ Up to ``max_position_embeddings`` nothing changes. Beyond it,
   correction of the native ones, with stretch 4 for the models of 32k and 2 for those of 64k, without a temperature.
   What lies beyond 128k is stretched by the same formula, with a warning;
 - every other model is stretched in its own kind (linear, llama3, yarn, longrope), or by YaRN where its frequencies
-  are plain (Peng et al. 2023: NTK-by-parts and the temperature ``0.1 ln s + 1``), with a warning.
+  are plain (Peng et al. 2023: NTK-by-parts and the temperature ``0.1 ln s + 1``), with a warning. Measured on
+  SmolLM2-135M (8,192) with 12,000 tokens of prose: perplexity of the last 3,000 is 10.6, and 17.5 with the plain
+  frequencies; of the first 3,000 it is 14.8 instead of 14.6.
 
 The published code drops LongRoPE's amplitude m, transformers derives it from ``max_position_embeddings``: at 128k
 1.065 instead of 1. Here m stays what the configuration itself says: 1 in the published files.
