@@ -78,9 +78,12 @@ def records(llm: "LLM", items: Sequence["Item"], output: Path | None, about: Map
 
 def show(value: dict[str, Any], table: tuple[Sequence[str], Sequence[Sequence[str]]], json: bool) -> None:
     """Print a report, as JSON or as its table."""
+    from whimbrel.attention.sparse import SparseConfig
+    from whimbrel.models.attention import describe
+
     if json:
         terminal.result_json(value)
         return
     terminal.table(*table)
-    attention = value["attention"] if value["sparse"] is None else f"sparse {value['sparse']}"
+    attention = describe(None if value["sparse"] is None else SparseConfig(**value["sparse"]))
     terminal.result(f"\nscore {value['score']:.1f} over {len(value['records'])} items; attention {attention}")
