@@ -7,7 +7,7 @@ Up to ``max_position_embeddings`` nothing changes. Beyond it,
   What lies beyond 128k is stretched by the same formula, with a warning;
 - every other model is stretched in its own kind (linear, llama3, yarn, longrope), or by YaRN where its frequencies
   are plain (Peng et al. 2023: NTK-by-parts and the temperature ``0.1 ln s + 1``), with a warning. Measured on
-  SmolLM2-135M (8,192) with 12,000 tokens of prose: perplexity of the last 3,000 is 10.6, and 17.5 with the plain
+  SmolLM2-135M (8,192) with 12,000 tokens of PEPs: perplexity of the last 3,000 is 10.6, and 17.5 with the plain
   frequencies; of the first 3,000 it is 14.8 instead of 14.6.
 
 The published code drops LongRoPE's amplitude m, transformers derives it from ``max_position_embeddings``: at 128k
