@@ -68,7 +68,7 @@ def standard_library(cache: Path) -> tuple[Ids, Ids]:
         return arrays["learn"], arrays["held_out"]
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    learn, held_out = _modules()
+    learn, held_out = modules()
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -132,7 +132,7 @@ def _positions(shape: Shape, rng: np.random.Generator) -> Ids:
     return positions
 
 
-def _modules() -> tuple[list[str], list[str]]:
+def modules() -> tuple[list[str], list[str]]:
     """Source texts, in an order that follows from their names."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = [path for path in root.rglob("*.py") if not {"site-packages", "test", "tests", "idlelib"} & set(path.parts)]

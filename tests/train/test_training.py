@@ -21,7 +21,7 @@ from whimbrel.ops.dispatch import bind
 from whimbrel.testing import tiny
 from whimbrel.train import checkpoint, network
 from whimbrel.train.loop import Losses, Run, train
-from whimbrel.train.parameters import decoder_params, random_parameters
+from whimbrel.train.parameters import decoder_params, from_decoder, random_parameters
 from whimbrel.train.schedule import WSD
 from whimbrel.train.selection_loss import SelectionLoss, selection_loss
 
@@ -180,7 +180,7 @@ def test_selection_loss_teaches_kernels_to_find_what_attention_reads() -> None:
 def test_watching_selection_does_not_change_the_network() -> None:
     parameters, config = random_parameters(CONFIG), replace(CONFIG, sparse=SPARSE)
     ops, rope, (ids, positions) = network.training_ops(), rope_table(CONFIG, LENGTH), batch(5, LENGTH, 1)
-    watcher = SelectionLoss(np.arange(LENGTH - 8, LENGTH)[None])
+    watcher = SelectionLoss(np.arange(LENGTH - 8, LENGTH)[None], SPARSE)
     watched = network.hidden_states(config, parameters, watcher.watch(ops), rope, ids, positions)
     assert torch.equal(watched, network.hidden_states(config, parameters, ops, rope, ids, positions))
     watcher.total().backward()
@@ -197,3 +197,16 @@ def test_parameters_are_those_of_the_decoder() -> None:
     assert params.lm_head is params.embed_tokens is parameters["model.embed_tokens.weight"]
     assert params.layers[1].k_proj is parameters["model.layers.1.self_attn.k_proj.weight"]
     assert set(parameters) == set(tiny.weights(config))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_loaded_weights_become_the_same_network(family: str) -> None:
+    """Packed or not, biased or not: from decoder parameters to trainable ones and back."""
+    config = tiny.config(family)
+    loaded = tiny.params(config)
+    again = decoder_params(config, from_decoder(config, loaded))
+    assert again.layers[1].q_proj.requires_grad
+    assert np.array_equal(again.layers[1].q_proj.detach().numpy(), loaded.layers[1].q_proj)
+    if config.attention_bias:
+        assert np.array_equal(again.layers[0].qkv_bias.detach().numpy(), loaded.layers[0].qkv_bias)
+    assert (again.lm_head is again.embed_tokens) == config.tie_word_embeddings

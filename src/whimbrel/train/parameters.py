@@ -1,6 +1,7 @@
 """The decoder's parameters as trainable torch tensors, under the names of a Hugging Face checkpoint."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,3 +50,27 @@ def decoder_params(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Params
         norm=tensors[family.hf_model_names["norm"]],
         lm_head=embed if config.tie_word_embeddings else tensors[family.hf_model_names["lm_head"]],
     )
+
+
+def from_decoder(config: ModelConfig, params: Params) -> Parameters:
+    """Trainable copies, in fp32, of a loaded model's weights; packed ones are dequantized."""
+    family = config.family
+    named = {family.hf_model_names["embed_tokens"]: params.embed_tokens, family.hf_model_names["norm"]: params.norm}
+    if not config.tie_word_embeddings:
+        named[family.hf_model_names["lm_head"]] = params.lm_head
+    for index, layer in enumerate(params.layers):
+        for field in LayerParams.__dataclass_fields__:
+            value = getattr(layer, field)
+            if value is not None and field != "qkv_bias":
+                named[family.hf_layer_names[field].format(index)] = value
+        if layer.qkv_bias is not None:
+            d = config.head_dim
+            sizes = [config.num_attention_heads * d, *[config.num_key_value_heads * d] * 2]
+            for x, bias in zip("qkv", torch.as_tensor(layer.qkv_bias).split(sizes), strict=True):
+                named[family.hf_layer_names[f"{x}_bias"].format(index)] = bias
+    return {name: nn.Parameter(_dense(value)) for name, value in named.items()}
+
+
+def _dense(weight: Any) -> Tensor:
+    values = weight.dequantize() if hasattr(weight, "dequantize") and not isinstance(weight, Tensor) else weight
+    return torch.as_tensor(values).detach().float().clone()
