@@ -78,7 +78,7 @@ def ask(
         "attention": attention,
         "sparse": sparse,
     }
-    read_map: "DocumentMap | None" = None
+    read_map: DocumentMap | None = None
     if are_kept(files):
         document = open_kept(files, flags, system=system, stale=stale)
         prompt = document.prompt(question)
