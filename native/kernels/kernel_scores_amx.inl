@@ -3,15 +3,24 @@
 
 #ifdef WHIMBREL_AMX
 
-// All eight tiles 16 rows x 64 bytes: 0-3 results, 4 queries, 6-7 kernels.
-inline bool& scores_configured() {
-  static thread_local bool configured = false;
-  return configured;
+// Rows that the tiles are configured for, or 0.
+inline int& score_tile_rows() {
+  static thread_local int rows = 0;
+  return rows;
 }
 
 inline void end_score_task() {
-  if (scores_configured()) tile_release();
-  scores_configured() = false;
+  if (score_tile_rows()) tile_release();
+  score_tile_rows() = 0;
+}
+
+// Tiles 0-3 results, 4 queries: as many rows as there are, since each takes its time; 6-7 kernels.
+inline void configure_scores(int rows) {
+  if (score_tile_rows() == rows) return;
+  TileConfig config;
+  for (int t = 0; t < 8; ++t) config.rows[t] = uint8_t(t < 5 ? rows : 16), config.bytes_per_row[t] = 64;
+  tile_configure(config);
+  score_tile_rows() = rows;
 }
 
 template <int C, int B>
@@ -25,12 +34,8 @@ inline void dot_group_amx(const ScoreQueries& queries, const int8_t* codes, cons
 }
 
 inline bool dot_panel_amx(const ScoreQueries& queries, int panel, const KernelGroup* groups, int count, int32_t* dots) {
-  if (!scores_configured()) {
-    TileConfig config;
-    for (int t = 0; t < 8; ++t) config.rows[t] = 16, config.bytes_per_row[t] = 64;
-    tile_configure(config);
-    scores_configured() = true;
-  }
+  const int rows = queries.rows - panel * kPanel;
+  configure_scores(rows < kPanel ? rows : kPanel);
   const int8_t* codes = queries.codes + size_t(panel * kPanel) * queries.stride;
   if (queries.stride == 64) tile_load<4>(codes, 64);
   dot_group_amx<0, 6>(queries, codes, groups[0].codes, dots);
