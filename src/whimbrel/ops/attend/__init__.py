@@ -15,7 +15,8 @@ Out: [T, H * D] fp32, heads after each other. Where ``inputs.block_mass`` [S, G,
 in its sequence adds the probability of each block, summed over the query heads of g.
 May not: let a row's result depend on the other rows, on chunking or on threads: native computes fixed splits of 256
 keys, of a listed row one block at a time, and merges them in order. A block number that the sequence doesn't have raises
-``ValueError``.
+``ValueError``. Triton: a row depends on no other either, but steps of at most 64 rows are split over the keys and
+longer ones are not, so that chunks agree to rounding only.
 Accumulation: fp32, online softmax. The cache's rounding (bf16, 8 bits) is part of the input; native may round ``q`` and
 the probabilities to bf16. Reference: everything in the dtype of ``q``, the softmax in at least fp32.
 Differentiable in ``q``, and in keys and values through a cache that keeps gradients; the lists carry no gradient.
