@@ -89,7 +89,7 @@ def _read(name: str, out: Path | None, system: str | None, flags: dict[str, Any]
 
 
 def _announce(needed: int, free: int) -> None:
-    terminal.note(f"the file takes {bytes_text(needed)}; {bytes_text(free)} are free")
+    terminal.note(f"this takes {bytes_text(needed)} of disk; {bytes_text(free)} are free")
 
 
 def _standard_input() -> bytes:
