@@ -20,7 +20,9 @@ key keeps a bit per channel of what it is beyond its average, mixed so that no c
     score[b] = sum_g exp(e[g, b] - log sum_{b' before p's own block} exp e[g, b'])
 
 for whole blocks; a block that is stored only in part has no code and scores +inf. Forcing as above. With D = 64 a code
-takes 10 bytes a token (the factor in bf16), the semantic kernels 4, key and value in bf16 256.
+takes 10 bytes a token (the factor in bf16), the semantic kernels 4, key and value in bf16 256. Measured where nothing was
+trained for it (SmolLM2-135M, half of the blocks): of 10 needles signs keep 10 and kernels 6, and 4,096 tokens have a
+perplexity 0.07% and 0.9% above dense.
 
 For: looking at the selection (``eval sparsity``, tests); ``select_blocks`` does the same without writing scores out.
 In: ``q`` [T, H, D], rotated; ``inputs``; ``cache``, whose semantic kernels are up to date; ``sparse``; ``rope`` for
