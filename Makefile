@@ -47,8 +47,8 @@ test: dev ## structure tests first, then everything that needs no GPU and no pee
 test-interp: dev ## every Triton kernel on every case, under Triton's interpreter (minutes)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests -m interp
 
-test-gpu: ## the same cases compiled; needs CUDA, and torch and triton in PYTHON's environment
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q tests -m gpu
+test-gpu: ## the same cases compiled; needs CUDA, and in PYTHON's environment torch, triton, numpy, pytest
+	PYTHONPATH=src $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m pytest -q -m gpu tests/ops/test_triton.py tests/train
 
 peers: dev ## compile llama.cpp for this processor, as bench and test-peers want it (long, once)
 	$(BIN)/python -m whimbrel.bench.peer_build
