@@ -59,8 +59,8 @@ inline void attend_tile(const AttendArgs& args, const DenseTask& task, const Par
   Ahead ahead;
   for (int i = task.split; i < task.split_end; ++i) {
     const int first = i * kSplitBlocks, next = first + kSplitBlocks;
-    const Split split = open_split(pool, args.layer, range.head, table + first, blocks - first, tile.room);
     ahead.start(pool, args.layer, range.head, table + next, i + 1 < task.split_end ? blocks - next : 0);
+    const Split split = open_split(pool, args.layer, range.head, table + first, blocks - first, tile.room, ahead);
     for (int r = 0; r < rows; ++r) tile.visible[r] = visible_keys(args, range.sequence, range.first + r / group) - i * kSplitTokens;
     for (int r0 = 0; r0 < rows; r0 += kMaxGroupRows) {
       const int n = rows - r0 < kMaxGroupRows ? rows - r0 : kMaxGroupRows;

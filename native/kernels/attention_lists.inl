@@ -123,14 +123,21 @@ inline ListTile open_list_tile(const AttendArgs& args, const RowRange& range, Sc
   return tile;
 }
 
-// Adds what a decoding row gives to each listed block, where that was asked for; `stored` has the largest score and the
-// sum of every visit.
+// Adds what a decoding row gives to each listed block, where that was asked for. `stored` has the largest score and the
+// sum of every visit and row; sums become probabilities, 16 at a time.
 inline void add_list_mass(const AttendArgs& args, const RowRange& range, const ListTile& tile, const Partials& stored, const Partials& total) {
-  const int group = group_size(args);
+  const int group = group_size(args), count = tile.num_visits * group;
   float* mass = mass_of(args, range.sequence, range.head);
-  for (int v = 0; v < tile.num_visits && mass; ++v)
-    for (int g = 0; g < group; ++g)
-      mass[tile.visits[v].block] += probability(total, g, stored.largest[v * group + g], stored.sum[v * group + g]);
+  if (!mass) return;
+  float *largest = tile.scores, *inverse = tile.scores + group + 16;  // of the rows, repeated, to be read from any row on
+  for (int i = 0; i < group + 16; ++i) largest[i] = total.largest[i % group], inverse[i] = 1.0f / total.sum[i % group];
+  for (int i = 0; i < count; i += 16) {
+    const F32 factor = exp2(sub(load_first(stored.largest + i, count - i), load(largest + i % group)));
+    const F32 share = mul(factor, load(inverse + i % group));
+    store_first(stored.sum + i, mul(load_first(stored.sum + i, count - i), share), count - i);
+  }
+  for (int v = 0; v < tile.num_visits; ++v)
+    for (int g = 0; g < group; ++g) mass[tile.visits[v].block] += stored.sum[v * group + g];
 }
 
 // A piece of a tile. The first piece merges as it goes; the others begin in the middle of the rows' sequences and store
@@ -153,7 +160,7 @@ inline void attend_lists(const AttendArgs& args, const ListTask& task, const Par
     const Visit& visit = tile.visits[v];
     Ahead ahead;  // two or three blocks ahead, or every second line, gave nothing more
     if (v + 1 < end) ahead.start(pool, args.layer, range.head, table + tile.visits[v + 1].block, 1);
-    const Split split = open_split(pool, args.layer, range.head, table + visit.block, 1, tile.room);
+    const Split split = open_split(pool, args.layer, range.head, table + visit.block, 1, tile.room, ahead);
     const int n = visiting_rows(visit, group, tile.rows);
     for (int r0 = 0; r0 < n; r0 += kMaxGroupRows) {
       const int count = n - r0 < kMaxGroupRows ? n - r0 : kMaxGroupRows;
