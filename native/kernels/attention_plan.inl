@@ -53,7 +53,7 @@ inline void plan_list_pieces(const AttendArgs& args, const RowRange& range, int 
 // (SmolLM2 with 62 free blocks, 80% of them the neighbour's, 32K and 128K keys), but every thread should get a few tiles.
 inline int list_tile_tokens(int tokens, int heads, int threads) {
   int tile = kMaxListTokens;
-  while (tile > 16 && (tokens + tile - 1) / tile * heads < 4 * threads) tile /= 2;
+  while (threads > 1 && tile > 16 && (tokens + tile - 1) / tile * heads < 3 * threads) tile /= 2;
   return tile;
 }
 
