@@ -292,8 +292,12 @@ inline void clear_rows(const Partials& total, int rows, int dim) {
   for (int i = 0; i < rows * dim; i += 16) store(total.values + i, zero());
 }
 
+// Value by value, as they were stored: a wider load would wait until all of them have reached the cache.
 inline void copy_sums(const Partials& from, int rows, const Partials& to) {
-  memcpy(to.largest, from.largest, size_t(rows) * 4), memcpy(to.sum, from.sum, size_t(rows) * 4);
+  for (int r = 0; r < rows; ++r) {
+    const volatile float *largest = from.largest + r, *sum = from.sum + r;
+    to.largest[r] = *largest, to.sum[r] = *sum;
+  }
 }
 
 inline void copy_rows(const Partials& from, int rows, int dim, const Partials& to) {
