@@ -27,7 +27,8 @@ SHORT = 512
 """Up to this length whole score matrices are faster than torch's tiled attention (3x at 128 tokens, 1 thread of AMX)."""
 
 MASKED = 4096
-"""Up to this many keys a mask over all of them is faster than gathered blocks (a training step of 2,048 keys: 0.74 and 1.2 s of one core with AMX)."""
+"""Up to this many keys a mask over all of them is faster than gathered blocks: 0.74 and 1.2 s of one
+core with AMX for a training step of the retrieval recipe at 2,048 keys."""
 
 Ids = npt.NDArray[np.int32]
 
