@@ -120,10 +120,14 @@ def measure(
             assert side is not None
             side.warm_up(setting)
     prompts = random.Random(0)
-    taken = {
-        context: _context(ours, peer, context, repeats, decode_tokens, vocab_size, prompts, progress)
-        for context in contexts
-    }
+    taken: dict[int, tuple[dict[str, Timing], list[Turn]]] = {}
+    candidates = peer.settings if peer is not None else ()
+    for context in contexts:
+        taken[context] = _context(
+            ours, peer, candidates, context, repeats, decode_tokens, vocab_size, prompts, progress
+        )
+        if context > WHOLE_PROMPTS:  # a minute for each setting: what is far behind here is farther behind later
+            candidates = tuple(promising(taken[context][0], context))
     progress("measuring how fast memory is read")
     engine = dict(ours.describe())  # after the work, so that it knows the peak of memory
     rows = []
@@ -162,6 +166,7 @@ def default_cache_folder() -> Path:
 def _context(
     ours: Side,
     peer: Side | None,
+    candidates: Sequence[str],
     context: int,
     repeats: int,
     decode_tokens: int,
@@ -169,11 +174,11 @@ def _context(
     prompts: random.Random,
     progress: Progress,
 ) -> tuple[dict[str, Timing], list[Turn]]:
-    """All measurements at one length: the first run of each of the peer's settings, and the turns."""
+    """All measurements at one length: the first run of each of the peer's candidates, and the turns."""
     tried: dict[str, Timing] = {}
     first_prompt = _prompt(prompts, context, vocab_size)
     clock = None if peer is None else peer if context <= WHOLE_PROMPTS else DeepPeer(peer, context)
-    for setting in peer.settings if peer is not None else ():
+    for setting in candidates:
         assert clock is not None
         progress(f"{context} tokens: llama.cpp, {setting}")
         tried[setting] = clock.measure(setting, first_prompt, decode_tokens)
