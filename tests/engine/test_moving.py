@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_document import IDS, engine_of, native, read
+from test_engine_document import IDS, engine_of, native, read
 
 from whimbrel.attention.sparse import SparseConfig
 from whimbrel.engine.moving import Mover
