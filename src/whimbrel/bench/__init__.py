@@ -6,5 +6,6 @@ Out: one object of plain values: a number, and beside it the machine, the commit
 May not: define correctness (tests do; a benchmark only reports whether both sides agree).
 
 ``compare.run`` is the whole of ``whimbrel bench``; ``record`` says where a number comes from; ``bandwidth`` measures
-the roof; ``engine`` and ``llama_cpp`` are the two sides, each run by ``worker`` in a process of its own.
+the roof; ``depths`` computes the peer's long prompts; ``engine`` and ``llama_cpp`` are the two sides, each run by ``worker`` in a process of its own.
+Programs beside it: ``sparse_attention`` (both stages of a decoded token), ``gpu_attention``.
 """

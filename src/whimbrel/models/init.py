@@ -148,11 +148,14 @@ def _write_tokenizer(folder: Path, config: ModelConfig) -> None:
 
     first, last = ("<unk>", "<s>", "</s>"), CONTROL_TOKENS
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    filler = config.vocab_size - len(first) - len(last) - len(alphabet)
+    merged = ("th",) if config.vocab_size > len(first) + len(last) + len(alphabet) else ()  # no GGUF without a merge
+    filler = config.vocab_size - len(first) - len(last) - len(alphabet) - len(merged)
     if filler < 0:
         raise UsageError(f"a vocabulary of {config.vocab_size} is too small for bytes and control tokens")
-    names = [*first, *alphabet, *(f"<unused_{i}>" for i in range(filler)), *last]
-    tokenizer = Tokenizer(models.BPE(vocab={name: id for id, name in enumerate(names)}, merges=[]))
+    names = [*first, *alphabet, *merged, *(f"<unused_{i}>" for i in range(filler)), *last]
+    tokenizer = Tokenizer(
+        models.BPE(vocab={name: id for id, name in enumerate(names)}, merges=[("t", "h")] * len(merged))
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])

@@ -68,3 +68,23 @@ def upright(q: npt.NDArray[np.float32], inputs: Any, rope: Any) -> npt.NDArray[n
     amplitude = cos * cos + sin * sin
     a, b = np.split(q, 2, -1)
     return np.ascontiguousarray(np.concatenate([a * cos + b * sin, b * cos - a * sin], -1) / np.tile(amplitude, 2))
+
+
+def selection_arguments(
+    q: npt.NDArray[np.float32], inputs: Any, cache: Any, layer: int, scale: float, sparse: Any, rope: Any
+) -> tuple[Any, ...]:
+    """What ``_native.block_scores`` and ``_native.select_blocks`` both take first."""
+    return (
+        upright(q, inputs, rope) if sparse.use_nope else q,
+        inputs.positions,
+        inputs.cu_seqlens,
+        inputs.kv_lengths,
+        inputs.block_tables,
+        cache.pool,
+        layer,
+        scale,
+        sparse.init_blocks,
+        sparse.local_blocks,
+        sparse.lse == "coarse",
+        inputs.tree_masks is not None,
+    )

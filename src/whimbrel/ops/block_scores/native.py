@@ -3,7 +3,14 @@
 from typing import Any
 
 from whimbrel import _native
-from whimbrel.ops.native import BLOCK_SIZE, empty, needs_float32, needs_pool, needs_published_kernels, upright
+from whimbrel.ops.native import (
+    BLOCK_SIZE,
+    empty,
+    needs_float32,
+    needs_pool,
+    needs_published_kernels,
+    selection_arguments,
+)
 
 
 def why_not(q: Any, cache: Any, sparse: Any) -> str | None:
@@ -15,19 +22,5 @@ def run(q: Any, inputs: Any, cache: Any, layer: int, *, scale: float, sparse: An
     """[T, H, D] fp32 to [G, T, b] fp32."""
     longest = -(-int(inputs.kv_lengths.max()) // BLOCK_SIZE)
     out = empty(cache.num_key_value_heads, len(q), longest)
-    _native.block_scores(
-        upright(q, inputs, rope) if sparse.use_nope else q,
-        inputs.positions,
-        inputs.cu_seqlens,
-        inputs.kv_lengths,
-        inputs.block_tables,
-        cache.pool,
-        layer,
-        scale,
-        sparse.init_blocks,
-        sparse.local_blocks,
-        sparse.lse == "coarse",
-        inputs.tree_masks is not None,
-        out,
-    )
+    _native.block_scores(*selection_arguments(q, inputs, cache, layer, scale, sparse, rope), out)
     return out

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from whimbrel import _native
-from whimbrel.ops.native import BLOCK_SIZE, needs_float32, needs_pool, needs_published_kernels, upright
+from whimbrel.ops.native import BLOCK_SIZE, needs_float32, needs_pool, needs_published_kernels, selection_arguments
 
 
 def why_not(q: Any, cache: Any, sparse: Any) -> str | None:
@@ -19,20 +19,6 @@ def run(q: Any, inputs: Any, cache: Any, layer: int, *, scale: float, sparse: An
     if inputs.kv_lengths.max() < max(sparse.dense_len, sparse.num_blocks * BLOCK_SIZE + 1):
         return None
     out = np.empty((cache.num_key_value_heads, len(q), sparse.num_blocks), np.int32)
-    _native.select_blocks(
-        upright(q, inputs, rope) if sparse.use_nope else q,
-        inputs.positions,
-        inputs.cu_seqlens,
-        inputs.kv_lengths,
-        inputs.block_tables,
-        cache.pool,
-        layer,
-        scale,
-        sparse.init_blocks,
-        sparse.local_blocks,
-        sparse.lse == "coarse",
-        inputs.tree_masks is not None,
-        sparse.dense_len,
-        out,
-    )
+    arguments = selection_arguments(q, inputs, cache, layer, scale, sparse, rope)
+    _native.select_blocks(*arguments, sparse.dense_len, out)
     return out
