@@ -23,7 +23,7 @@ from whimbrel.backends.open import OpenModel, open_model
 from whimbrel.backends.results import Completion, Score
 from whimbrel.backends.stream import Stream
 from whimbrel.backends.text import StopStrings
-from whimbrel.errors import InvalidParameter, ModelNotFound, UsageError
+from whimbrel.errors import InvalidParameter, ModelNotFound, UnsupportedCapability, UsageError
 from whimbrel.models.chat import Message
 from whimbrel.models.tokenizer import Tokenizer
 
@@ -83,6 +83,9 @@ class LLM:
         stop: str | Sequence[str] = (),
         overflow: str | None = None,
         template: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str = "auto",
+        parallel_tool_calls: bool = True,
         **sampling: Any,
     ) -> Stream:
         """An answer piece by piece; ``stream.result`` has all of it in the end.
@@ -92,6 +95,8 @@ class LLM:
         (``close``, or the end of a ``with``) frees its memory.
         Raises ``UsageError`` (empty prompt, no chat template), ``InvalidParameter``, ``PromptTooLong``.
         """
+        if tools:
+            raise UnsupportedCapability("tools are not here yet; leave them out")
         if not _are_messages(prompt):
             return self.stream_ids(self.prompt_ids(prompt), stop=stop, overflow=overflow, **sampling)
         messages = cast(Sequence[Message], prompt)

@@ -1,9 +1,36 @@
-"""What the text level returns: ``Piece`` while it streams, ``Completion`` at the end, ``Score`` of a text."""
+"""What the text level returns: ``Piece`` while it streams, ``Completion`` at the end, ``Score`` of a text.
+
+An answer has up to three parts: what the model thought (``reasoning``), what it says (``text``), and the tools that it
+wants called. A piece carries what one step adds to each of them.
+"""
 
 import math
 from dataclasses import dataclass
 
 from whimbrel.backends.executor import FinishReason, Timings, TokenLogprob, Usage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolCallPiece:
+    """What one step adds to a tool call. The first piece of a call has its ``id`` and ``name``, later ones have not."""
+
+    index: int
+    """which call of the answer, from 0"""
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+    """JSON text to append"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolCall:
+    """A tool that the model wants called."""
+
+    id: str
+    """made up here; the message with the tool's result names it"""
+    name: str
+    arguments: str
+    """JSON text of an object, as the model wrote it; only a constrained call is sure to fit the tool's schema"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +46,9 @@ class Piece:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     """set on the last piece"""
+    reasoning: str = ""
+    """what the model thinks before it answers, as ``text`` is what it says; models that think in tags only"""
+    tool_calls: tuple[ToolCallPiece, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +86,10 @@ class Completion:
     """share of the answer's attention that each block of 64 tokens got, if it was asked for; adds up to 1"""
     passages: tuple[Passage, ...] = ()
     """what it read most in its documents, if that was asked for"""
+    reasoning: str = ""
+    """what it thought before it answered, without the tags"""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """the tools that it wants called, in the order it wrote them"""
 
     @property
     def prefill_rate(self) -> float | None:
