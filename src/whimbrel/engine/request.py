@@ -16,9 +16,12 @@ import numpy.typing as npt
 
 from whimbrel.attention.keys import KeyCount, count_keys
 from whimbrel.attention.sparse import SparseConfig
+from whimbrel.engine.constrain import Grammar
 from whimbrel.errors import InvalidParameter, UsageError, WhimbrelError
 
 NO_KEYS = KeyCount()
+
+POOLINGS = (None, "mean", "last")
 
 MAX_LOGPROBS = 100
 """Most alternatives that may be asked for at each token."""
@@ -137,11 +140,25 @@ class Request:
 
     token_ids: tuple[int, ...]
     params: SamplingParams = field(default_factory=SamplingParams)
+    grammar: Grammar | None = None
+    """the shape of the answer; None: any"""
+    pooling: str | None = None
+    """"mean" or "last": report the prompt's hidden states, pooled, in ``StepOutput.embedding``"""
 
     def __post_init__(self) -> None:
-        """Raises ``UsageError`` for an empty prompt."""
+        """Raises ``UsageError`` for an empty prompt, ``InvalidParameter`` for what excludes each other."""
         if not self.token_ids:
             raise UsageError("the prompt is empty: a model needs at least one token to go on from; give it some text")
+        if self.pooling not in POOLINGS:
+            raise InvalidParameter(f"pooling={self.pooling!r} is unknown; there are None, 'mean' and 'last'")
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise InvalidParameter(
+                f"grammar is a {type(self.grammar).__name__}; it has to be compiled: backends.grammar.compile_shape does that"
+            )
+        if self.grammar is not None and self.params.ignore_eos:
+            raise InvalidParameter(
+                "ignore_eos goes on after the end, and an answer in a given shape ends; give one of both"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +223,8 @@ class StepOutput:
     block_mass: npt.NDArray[np.float32] | None = None
     """[G, blocks] probability mass so far, summed over layers and query heads, of all written tokens but the first; one
     array for the whole request, which later steps go on adding to"""
+    embedding: npt.NDArray[np.float32] | None = None
+    """[hidden] the prompt's hidden states after the final norm, pooled; on the last output, if ``pooling`` asked for it"""
 
 
 class Sequence:
