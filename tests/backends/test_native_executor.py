@@ -2,11 +2,15 @@
 
 import random
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import sleep
+from typing import Self
 
 import pytest
 
-from whimbrel.backends.executor import Executor, FinishReason, Request, SamplingParams
+from whimbrel.backends.executor import Executor, FinishReason, Request, SamplingParams, Step
 from whimbrel.backends.native import NativeExecutor
 from whimbrel.backends.open import open_model
 from whimbrel.errors import PromptTooLong, UsageError, WhimbrelError
@@ -27,6 +31,13 @@ def executor(checkpoint: Path) -> NativeExecutor:
 def request(seed: int, **params: object) -> Request:
     ids = tuple(random.Random(seed).choices(range(5, 320), k=10 + seed))
     return Request(token_ids=ids, params=SamplingParams(**{"max_tokens": 6, "ignore_eos": True, **params}))  # type: ignore[arg-type]
+
+
+def broken_params() -> SamplingParams:
+    """Parameters under which no token can be chosen."""
+    params = SamplingParams(max_tokens=9)
+    object.__setattr__(params, "logit_bias", dict.fromkeys(range(320), float("-inf")))
+    return params
 
 
 def tokens(executor: NativeExecutor, seed: int) -> list[int]:
@@ -83,8 +94,185 @@ def test_a_stream_may_be_collected_in_the_middle_of_a_step(executor: NativeExecu
 def test_a_stream_that_another_thread_closed_ends(executor: NativeExecutor) -> None:
     stream = executor.generate(request(4, max_tokens=50))
     next(stream)
-    executor._abandon(stream._id, wait=True)
-    assert list(stream) == []
+    executor._abandon(stream._id)
+    assert list(stream) == [] and stream.ended
+
+
+def test_steps_are_there_after_advancing(executor: NativeExecutor) -> None:
+    expected = [tokens(executor, seed) for seed in range(3)]
+    streams = [executor.generate(request(seed)) for seed in range(3)]
+    assert all(stream.poll() is None and not stream.ended for stream in streams)
+    found: list[list[int]] = [[] for _ in streams]
+    while executor.advance():
+        for stream, ids in zip(streams, found, strict=True):
+            while (step := stream.poll()) is not None:
+                ids += step.token_ids
+    assert found == expected
+    assert all(stream.ended and stream.poll() is None for stream in streams)
+    assert not executor.advance()
+
+
+def test_polling_raises_the_request_s_error_once(executor: NativeExecutor) -> None:
+    stream = executor.generate(request(1, max_tokens=9))
+    executor._running()._sequences[stream._id].params = broken_params()
+    executor.advance()
+    with pytest.raises(WhimbrelError, match="no token can be chosen"):
+        stream.poll()
+    assert stream.ended and stream.poll() is None and list(stream) == []
+
+
+def test_polling_a_stopped_or_closed_stream(executor: NativeExecutor) -> None:
+    stopped, closed = executor.generate(request(1)), executor.generate(request(2))
+    executor.advance()
+    executor._abandon(stopped._id)
+    assert stopped.poll() is not None and stopped.poll() is None and stopped.ended
+    closed.close()
+    assert closed.poll() is None and closed.ended
+
+
+class Driver:
+    """A thread that steps, as a server's does."""
+
+    def __init__(self, executor: NativeExecutor) -> None:
+        self.executor = executor
+        self.wake, self.stopping = threading.Event(), False
+        self.steps = 0
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        with self.executor.drive(self.wake.set):
+            self.ready.set()
+            while not self.stopping:
+                self.wake.clear()
+                if self.executor.advance():
+                    self.steps += 1
+                elif not self.stopping:
+                    self.wake.wait()
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        assert self.ready.wait(60)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping = True
+        self.wake.set()
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+
+
+def in_threads(*functions: Callable[[], object]) -> None:
+    """Run them side by side; the first error is raised."""
+    with ThreadPoolExecutor(len(functions)) as pool:
+        for future in [pool.submit(function) for function in functions]:
+            future.result(60)
+
+
+def test_a_driver_steps_and_the_others_wait(executor: NativeExecutor) -> None:
+    alone = [tokens(executor, seed) for seed in range(12)]
+    found: dict[int, list[int]] = {}
+    before = executor.stats.steps
+    with Driver(executor) as driver:
+        in_threads(*(lambda s=seed: found.update({s: tokens(executor, s)}) for seed in range(12)))  # type: ignore[misc]
+    assert [found[seed] for seed in range(12)] == alone
+    assert driver.steps == executor.stats.steps - before
+    assert tokens(executor, 3) == alone[3]  # without a driver the asking thread steps again
+
+
+def test_nobody_starves_beside_a_driver(executor: NativeExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is in line when a step ends comes before the next one, however fast the driver is."""
+    engine, asking, steps = executor._running(), threading.Event(), 0
+    step = engine.step
+
+    def step_until_someone_is_in_line() -> list[Step]:
+        nonlocal steps
+        outputs = step()
+        if asking.is_set():
+            steps += 1
+            while not executor._gate.locked():
+                sleep(0.0001)
+        return outputs
+
+    monkeypatch.setattr(engine, "step", step_until_someone_is_in_line)
+    waits = []
+    with Driver(executor) as driver:
+        streams = [executor.generate(request(seed, max_tokens=200)) for seed in range(4)]
+        for _ in range(50):
+            before = driver.steps
+            while driver.steps == before:
+                sleep(0.0001)
+            before = steps
+            asking.set()
+            with executor.exclusive():
+                asking.clear()
+                waits.append(steps - before)
+        for stream in streams:
+            stream.close()
+    assert max(waits) <= 1
+
+
+def test_many_threads_beside_a_driver(executor: NativeExecutor) -> None:
+    alone = [tokens(executor, seed) for seed in range(8)]
+
+    def use(seed: int) -> None:
+        for _ in range(5):
+            assert tokens(executor, seed) == alone[seed]
+            executor.generate(request(seed, max_tokens=200)).close()
+            with executor.exclusive() as engine:
+                engine.audit()
+
+    with Driver(executor):
+        in_threads(*(lambda s=seed: use(s) for seed in range(8)))  # type: ignore[misc]
+    assert executor.stats.running == executor.stats.waiting == executor.stats.blocks_used == 0
+
+
+def test_leaving_drive_frees_those_who_wait(executor: NativeExecutor) -> None:
+    alone = tokens(executor, 5)
+    found: list[int] = []
+    with executor.drive(lambda: None):  # a driver that never steps
+        waiting = threading.Thread(target=lambda: found.extend(tokens(executor, 5)))
+        waiting.start()
+        while executor.stats.waiting == 0:
+            sleep(0.0001)
+    waiting.join(60)
+    assert found == alone
+
+
+def test_the_driving_thread_may_iterate_too(executor: NativeExecutor) -> None:
+    alone = tokens(executor, 5)
+    with executor.drive(lambda: None):
+        executor.advance()
+        assert tokens(executor, 5) == alone
+
+
+def test_closing_a_stream_ends_whoever_waits_for_it(executor: NativeExecutor) -> None:
+    with Driver(executor) as driver, ThreadPoolExecutor(1) as pool:
+        stream = executor.generate(request(4, max_tokens=200))
+        waiting = pool.submit(list, stream)
+        while driver.steps < 3:
+            sleep(0.0001)
+        stream.close()
+        assert len(waiting.result(60)) < 200
+    assert executor.stats.running == 0 and executor.stats.blocks_used == 0
+
+
+def test_one_driver_at_a_time(executor: NativeExecutor) -> None:
+    with executor.drive(lambda: None), pytest.raises(UsageError, match="driven by another"), executor.drive(print):
+        pass
+    with executor.drive(lambda: None):
+        pass
+
+
+def test_closing_the_executor_ends_whoever_waits(checkpoint: Path) -> None:
+    executor = executor_of(checkpoint)
+    with executor.drive(lambda: None):
+        stream = executor.generate(request(1))
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(next, stream)
+            executor.close()
+            with pytest.raises(UsageError, match="closed"):
+                waiting.result(60)
 
 
 def test_impossible_requests_are_refused_at_once(executor: NativeExecutor) -> None:

@@ -4,8 +4,9 @@ Evaluation, agents, data generation and the server speak only this. What a backe
 ``UnsupportedCapability`` and the name of an alternative; it never drops an option.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Ids
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -53,11 +54,24 @@ class Capabilities:
 
 
 class StepStream(Protocol):
-    """The steps of one request. ``close`` stops it and frees its memory; a generator is one."""
+    """The steps of one request. ``close`` stops it and frees its memory."""
 
     def __iter__(self) -> Iterator[Step]: ...
 
     def __next__(self) -> Step: ...
+
+    def poll(self) -> Step | None:
+        """A step that is there already; nothing is computed for it, and nothing waited for.
+
+        None if there is none yet, and after the last one. Raises the request's error as ``__next__`` does.
+        """
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """True after the last step was taken, an error raised, the stream closed; of a request that was stopped in
+        another way, once ``poll`` or ``__next__`` has found no step left."""
+        ...
 
     def close(self) -> None: ...
 
@@ -75,6 +89,19 @@ class Executor(Protocol):
         """Steps of a request, computed while they are iterated; several streams may be open at once.
 
         Raises ``PromptTooLong``, ``InvalidParameter`` or ``UnsupportedCapability`` at once, not at the first step.
+        """
+        ...
+
+    def advance(self) -> bool:
+        """One step for every open stream, to be taken from them by ``poll``; False if there was nothing to do."""
+        ...
+
+    def drive(self, wake: Callable[[], None]) -> AbstractContextManager[None]:
+        """While one thread calls ``advance`` again and again, ``__next__`` in others waits for its steps.
+
+        When ``advance`` returns False, that thread may sleep until ``wake`` is called: by any thread, when a request
+        comes in, also before the driver sleeps (set an event). After the context, or where it is left by an exception,
+        whoever waits goes back to stepping. Raises ``UsageError`` if someone drives already.
         """
         ...
 

@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -73,6 +74,7 @@ class LLM:
         self._defaults = _defaults(opened.generation_config)
         self._stop_ids = _stop_ids(opened)
         self._remembered: dict[str, array[int]] = {}  # rendered conversation -> its ids; the oldest goes first
+        self._remembered_lock = Lock()
 
     # --- text
 
@@ -320,11 +322,13 @@ class LLM:
 
     def _conversation_ids(self, text: str) -> list[int]:
         """Ids of a rendered conversation. A part that this model has written keeps the ids that it wrote."""
-        known = max((old for old in self._remembered if text.startswith(old)), key=len, default="")
-        if known:
+        with self._remembered_lock:
+            known = max((old for old in self._remembered if text.startswith(old)), key=len, default="")
+            ids = self._remembered.get(known)
+        if ids is not None:
             rest = self.continuation_ids(text[len(known) :])
             if rest is not None:
-                return [*self._remembered[known], *rest]
+                return [*ids, *rest]
         return self.tokenize(text, add_special=False, parse_special=True)
 
     def continuation_ids(self, text: str) -> list[int] | None:
@@ -349,9 +353,10 @@ class LLM:
             return
         raw = b"".join(map(self.tokenizer.token_bytes, answer))
         text = prompt + raw.decode("utf-8", "replace")
-        self._remembered[text] = array("i", (*completion.prompt_token_ids, *answer))
-        while len(self._remembered) > REMEMBERED_CONVERSATIONS:
-            del self._remembered[next(iter(self._remembered))]
+        with self._remembered_lock:
+            self._remembered[text] = array("i", (*completion.prompt_token_ids, *answer))
+            while len(self._remembered) > REMEMBERED_CONVERSATIONS:
+                del self._remembered[next(iter(self._remembered))]
 
 
 def _are_messages(prompt: Prompt) -> bool:

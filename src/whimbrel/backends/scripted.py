@@ -3,7 +3,11 @@
 It checks requests as the engine does, counts tokens, reports progress and notices a stream that nobody closed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
+from weakref import WeakValueDictionary
 
 from whimbrel.backends.executor import (
     Capabilities,
@@ -14,7 +18,7 @@ from whimbrel.backends.executor import (
     TokenLogprob,
     Usage,
 )
-from whimbrel.errors import PromptTooLong
+from whimbrel.errors import PromptTooLong, UsageError
 
 Script = Callable[[Request], Sequence[int]]
 """Prompt and parameters to the ids of the answer, the end token included if there is one"""
@@ -40,6 +44,9 @@ class ScriptedExecutor:
         """every request so far"""
         self.open_streams = 0
         self.closed = False
+        self._lock = RLock()
+        self._streams: WeakValueDictionary[int, ScriptedSteps] = WeakValueDictionary()
+        self._wake: Callable[[], None] | None = None
         self.capabilities = Capabilities(
             backend="scripted",
             max_context=max_context,
@@ -50,18 +57,39 @@ class ScriptedExecutor:
             prefix_sharing=False,
         )
 
-    def generate(self, request: Request) -> Iterator[Step]:  # a generator: StepStream
+    def generate(self, request: Request) -> "ScriptedSteps":
         """See ``Executor.generate``. Each token has probability 1/2."""
         length, room = len(request.token_ids), self.capabilities.max_context - len(request.token_ids)
         if room < (request.params.max_tokens or 0) or room < 0:
             raise PromptTooLong(
                 f"the prompt has {length} tokens and the context holds {self.capabilities.max_context}; shorten it"
             )
-        number = len(self.requests)
-        self.requests.append(request)
-        answer = self._answers(request) if callable(self._answers) else self._answers[number % len(self._answers)]
-        limit = room if request.params.max_tokens is None else request.params.max_tokens
-        return self._steps(number, request, list(answer)[:limit], cut=len(answer) >= limit)
+        with self._lock:
+            number = len(self.requests)
+            self.requests.append(request)
+            answer = self._answers(request) if callable(self._answers) else self._answers[number % len(self._answers)]
+            limit = room if request.params.max_tokens is None else request.params.max_tokens
+            steps = self._steps(number, request, list(answer)[:limit], cut=len(answer) >= limit)
+            stream = self._streams[number] = ScriptedSteps(steps, self._lock)
+        if self._wake is not None:
+            self._wake()
+        return stream
+
+    def advance(self) -> bool:
+        """See ``Executor.advance``."""
+        with self._lock:
+            return sum(stream.compute() for stream in list(self._streams.values())) > 0
+
+    @contextmanager
+    def drive(self, wake: Callable[[], None]) -> Iterator[None]:
+        """See ``Executor.drive``. Threads that ask for steps don't wait here: they cost nothing."""
+        if self._wake is not None:
+            raise UsageError("this model is driven by another thread already; one driver is enough")
+        self._wake = wake
+        try:
+            yield
+        finally:
+            self._wake = None
 
     def score(self, token_ids: Sequence[int]) -> list[float]:
         """Every token has probability 1/2."""
@@ -71,7 +99,7 @@ class ScriptedExecutor:
         """Notes that it was called."""
         self.closed = True
 
-    def _steps(self, number: int, request: Request, answer: list[int], *, cut: bool) -> Iterator[Step]:
+    def _steps(self, number: int, request: Request, answer: list[int], *, cut: bool) -> Generator[Step, None, None]:
         prompt, params = len(request.token_ids), request.params
         self.open_streams += 1
         try:
@@ -109,3 +137,59 @@ class ScriptedExecutor:
             logprobs=tuple(TokenLogprob(token, -0.6931471805599453) for token in tokens) if asked else (),
             finish_reason=reason,
         )
+
+
+class ScriptedSteps:
+    """The steps of one request."""
+
+    def __init__(self, steps: Generator[Step, None, None], lock: RLock) -> None:
+        """Made by ``ScriptedExecutor.generate``."""
+        self._steps = steps
+        self._lock = lock
+        self._ready: deque[Step] = deque()
+        self._complete = False
+        self._ended = False
+
+    def compute(self) -> bool:
+        """Make the next step ready; False if there is none."""
+        with self._lock:
+            step = None if self._complete else next(self._steps, None)
+            if step is None:
+                self._complete = True
+                return False
+            self._ready.append(step)
+            if step.finish_reason is not None:
+                self._complete = True
+                self._steps.close()
+            return True
+
+    def __iter__(self) -> Iterator[Step]:
+        return self
+
+    def __next__(self) -> Step:
+        """The next step."""
+        with self._lock:
+            if not self._ready and not self._ended:
+                self.compute()
+            step = self.poll()
+        if step is None:
+            raise StopIteration
+        return step
+
+    def poll(self) -> Step | None:
+        """See ``StepStream.poll``."""
+        with self._lock:
+            step = self._ready.popleft() if self._ready and not self._ended else None
+            self._ended |= self._complete if step is None else step.finish_reason is not None
+            return step
+
+    @property
+    def ended(self) -> bool:
+        """See ``StepStream.ended``."""
+        return self._ended
+
+    def close(self) -> None:
+        """Stop; the rest of the script is not said."""
+        with self._lock:
+            self._ended = self._complete = True
+            self._steps.close()

@@ -52,6 +52,29 @@ class Stream:
         except BaseException:
             self.close()
             raise
+        return self._take(step)
+
+    def poll(self) -> Piece | None:
+        """The next piece if its step was computed already, or else None. Raises as ``__next__`` does."""
+        if self._reason is not None:
+            return None
+        try:
+            step = self._steps.poll()
+        except BaseException:
+            self.close()
+            raise
+        if step is not None:
+            return self._take(step)
+        if self._steps.ended:  # somebody stopped the request
+            self.close()
+        return None
+
+    @property
+    def ended(self) -> bool:
+        """True once there is a ``result``: the last piece was taken, or the stream closed."""
+        return self._reason is not None
+
+    def _take(self, step: Step) -> Piece:
         self._last = step
         self._ids += step.token_ids
         self._logprobs += step.logprobs
