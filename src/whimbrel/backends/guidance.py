@@ -1,0 +1,216 @@
+"""The border to ``llguidance``: a tokenizer's vocabulary as its trie, a compiled grammar, and matchers that follow it.
+
+``llguidance`` knows bytes: every token is the bytes it stands for, control tokens are marked. Text that is forced is cut
+into tokens as the model's own tokenizer cuts it, and the last ones are held back where more text could change the cut.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
+
+import numpy as np
+
+from whimbrel.engine.constrain import Row
+from whimbrel.errors import InvalidParameter, MissingExtra, UnsupportedCapability, WhimbrelError
+from whimbrel.models.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import llguidance
+
+KEPT_GRAMMARS = 64
+"""Compiled grammars that are kept for a tokenizer."""
+
+SENTINEL = "\x02"
+"""A character that joins with no other: what is put before a text, so that it isn't cut as a beginning"""
+
+
+def library() -> Any:
+    """The module ``llguidance``. Raises ``MissingExtra``."""
+    try:
+        import llguidance
+    except ImportError as error:
+        raise MissingExtra(
+            f"answers in a given shape need llguidance: pip install 'whimbrel[server]' ({error})"
+        ) from None
+    return llguidance
+
+
+def limits() -> Any:
+    """How much work a grammar may make, so that a hostile one is refused and not suffered."""
+    return library().LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+
+
+def explain(error: str) -> str:
+    """The library's message without the parser's state, on one line."""
+    lines = [line.strip() for line in error.replace("<non-verbose/>", "").splitlines()]
+    return " ".join(line for line in lines if line) or "no reason was given"
+
+
+class Vocabulary:
+    """A tokenizer's tokens for ``llguidance``, and the grammars that were compiled for them."""
+
+    def __init__(self, tokenizer: Tokenizer, eos_ids: tuple[int, ...]) -> None:
+        """``eos_ids`` end an answer."""
+        self.eos_ids = eos_ids
+        self.words = (tokenizer.vocab_size + 31) // 32
+        """32-bit words of a mask"""
+        tokens = _Tokens(tokenizer, eos_ids)
+        self.tokenizer = library().LLTokenizer(tokens, eos_token=list(eos_ids))
+        tokens.greedy = self.tokenizer.greedy_tokenize
+        self._grammars: OrderedDict[str, CompiledGrammar] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def compiled(self, key: str, source: Callable[[], str]) -> "CompiledGrammar":
+        """The grammar of that key, compiled from its source unless it is here already."""
+        with self._lock:
+            if key in self._grammars:
+                self._grammars.move_to_end(key)
+                return self._grammars[key]
+        grammar = CompiledGrammar(self, source())
+        with self._lock:
+            self._grammars[key] = grammar
+            while len(self._grammars) > KEPT_GRAMMARS:
+                self._grammars.popitem(last=False)
+        return grammar
+
+
+_vocabularies: "WeakKeyDictionary[Tokenizer, dict[tuple[int, ...], Vocabulary]]" = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def vocabulary(tokenizer: Tokenizer, eos_ids: Iterable[int]) -> Vocabulary:
+    """The tokenizer's, made once (about 0.1 s). Raises ``UnsupportedCapability`` where nothing ends an answer."""
+    eos = tuple(dict.fromkeys(eos_ids))
+    if not eos:
+        raise UnsupportedCapability("this model names no token that ends an answer, so that a shape could never end")
+    with _lock:
+        known = _vocabularies.setdefault(tokenizer, {})
+        if eos not in known:
+            known[eos] = Vocabulary(tokenizer, eos)
+        return known[eos]
+
+
+class CompiledGrammar:
+    """Implements ``engine.constrain.Grammar``."""
+
+    def __init__(self, vocabulary: Vocabulary, source: str) -> None:
+        """Raises ``InvalidParameter`` with the library's explanation."""
+        self._vocabulary = vocabulary
+        self._first = library().LLMatcher(vocabulary.tokenizer, source, log_level=0, limits=limits())
+        self._lock = threading.Lock()
+        if self._first.is_error():
+            raise InvalidParameter(f"no answer can be held to this: {explain(self._first.get_error())}")
+
+    def start(self) -> "GuidedMatcher":
+        """A matcher at the beginning."""
+        with self._lock:
+            return GuidedMatcher(self._first.deep_copy(), self._vocabulary)
+
+
+class GuidedMatcher:
+    """Implements ``engine.constrain.Matcher``. The end is kept here; the library only knows what comes before it."""
+
+    __slots__ = ("_bits", "_ended", "_eos_ids", "_matcher")
+
+    def __init__(self, matcher: "llguidance.LLMatcher", vocabulary: Vocabulary) -> None:
+        """Made by ``CompiledGrammar.start``."""
+        self._matcher = matcher
+        self._eos_ids = vocabulary.eos_ids
+        self._ended = False
+        self._bits = np.zeros(vocabulary.words, np.uint32)
+
+    def mask(self, logits: Row) -> None:
+        """See ``Matcher.mask``. Rows of the network behind the vocabulary are impossible too."""
+        if self._ended:
+            raise WhimbrelError("the answer has ended; nothing can follow")
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._check()
+        np.invert(self._bits, out=self._bits)
+        bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: len(logits)].view(np.bool_)
+        np.copyto(logits[: len(bits)], -np.inf, where=bits)  # 10 µs for 49,152 ids; np.putmask takes 33
+        logits[len(bits) :] = -np.inf
+
+    def advance(self, token_ids: Sequence[int]) -> None:
+        """See ``Matcher.advance``. Nothing changes where it raises for an id that can't come."""
+        ids = list(token_ids)
+        ends = bool(ids) and ids[-1] in self._eos_ids
+        body = ids[:-1] if ends else ids
+        taken = 0 if self._ended else self._matcher.try_consume_tokens(body)
+        self._check()
+        if ends and taken == len(body) and not self._ended and self._may_end():
+            self._ended = True
+            return
+        if ends and taken == len(body) and not self._ended:  # a grammar may name an ending token in its middle
+            taken += self._matcher.try_consume_tokens(ids[-1:])
+            self._check()
+        if self._ended or taken < len(ids):
+            self._matcher.rollback(taken)
+            raise WhimbrelError(f"token {ids[taken]} can't follow in the shape that the answer was given")
+
+    def forced(self) -> tuple[int, ...]:
+        """See ``Matcher.forced``."""
+        if self._ended:
+            return ()
+        if self._matcher.is_stopped():
+            self._check()
+            return self._eos_ids[:1]
+        ids = tuple(self._matcher.compute_ff_tokens())
+        self._check()
+        return ids
+
+    def rollback(self, count: int) -> None:
+        """See ``Matcher.rollback``."""
+        if count and self._ended:
+            self._ended = False
+            count -= 1
+        if count and not self._matcher.rollback(count):
+            raise WhimbrelError(f"the answer's shape can't be taken back: {explain(self._matcher.get_error())}")
+
+    @property
+    def is_complete(self) -> bool:
+        """See ``Matcher.is_complete``."""
+        return self._ended
+
+    def _may_end(self) -> bool:
+        return self._matcher.is_stopped() or self._matcher.is_accepting()
+
+    def _check(self) -> None:
+        """Raise what stopped the library: a grammar that makes too much work, or an error of its own."""
+        if self._matcher.is_error():
+            reason = explain(self._matcher.get_error())
+            raise WhimbrelError(f"the answer's shape became too much to follow; make it simpler ({reason})")
+
+
+class _Tokens:
+    """What ``LLTokenizer`` asks for: bytes of all tokens, which of them are control tokens, and a way to cut text.
+
+    It is kept as long as the tokenizer lives, so it must not keep the tokenizer alive itself.
+    """
+
+    is_tokenizer_wrapper = True
+
+    def __init__(self, tokenizer: Tokenizer, eos_ids: tuple[int, ...]) -> None:
+        self.eos_token_id = eos_ids[0]
+        self.bos_token_id = tokenizer.bos_token_id
+        self.tokens = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
+        self.special_token_ids = sorted(tokenizer.special_ids | set(eos_ids))
+        self.greedy: Callable[[str], list[int]] = lambda text: []
+        """longest tokens first, from the trie; set once that is made"""
+        self._tokenizer = ref(tokenizer)
+
+    def __call__(self, text: str) -> list[int]:
+        """Ids of a text in the middle of an answer. Never raises: it is called from inside the library."""
+        tokenizer = self._tokenizer()
+        if tokenizer is not None:
+            for before in ("", SENTINEL):
+                ids = self._after(before, tokenizer.encode(before + text, add_special=False))
+                if b"".join(self.tokens[id] for id in ids) == text.encode():
+                    return ids
+        return self.greedy(text)  # a normalizer changes the text
+
+    def _after(self, before: str, ids: list[int]) -> list[int]:
+        """What follows the sentinel."""
+        starts = (at + 1 for at, id in enumerate(ids) if self.tokens[id] == before.encode())
+        return ids[next(starts, 0) :] if before else ids
