@@ -27,6 +27,7 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "WHIMBREL_ISA": "force an instruction set instead of the best that the CPU has; `whimbrel doctor` lists them",
         "WHIMBREL_HOME": "where models and their records are kept (default: the platform's data folder)",
         "WHIMBREL_OFFLINE": "1: touch no network; what is missing is an error",
+        "WHIMBREL_API_KEY": "the key that `serve` wants when `--api-key` is not given",
         "WHIMBREL_DEBUG": "1: show tracebacks, as `--debug` does",
     }
 )

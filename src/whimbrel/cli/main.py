@@ -22,6 +22,7 @@ from whimbrel.cli import (  # noqa: F401  (register)
     read,
     rm,
     run,
+    serve,
     show,
 )
 from whimbrel.cli.shell import app

@@ -1,0 +1,44 @@
+"""What the OpenAPI document says of answers that routes share: errors, and streams."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+class ErrorFields(BaseModel):
+    """OpenAI's fields of an error."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class Error(BaseModel):
+    """What goes wrong is told in this shape."""
+
+    error: ErrorFields
+
+
+_MEANINGS = {
+    400: "The request is wrong; the message says what would be right",
+    401: "A key is wanted",
+    403: "A page of another site, or a name that this server doesn't have",
+    404: "No such model, file or path",
+    408: "The request's body stopped coming",
+    413: "The request is too large",
+    422: "Never sent: what doesn't fit is a 400",
+    429: "Too many answers wait; Retry-After says when to come again",
+    499: "The client went away",
+    500: "A fault of the server",
+    503: "Loading, stopping, or no memory for this model",
+}
+
+ERRORS: Responses = {
+    status: {"description": text, "model": Error} for status, text in _MEANINGS.items() if status not in {422, 499}
+}
+STREAM: Responses = {
+    200: {"description": "The answer; with stream=true as server-sent events", "content": {"text/event-stream": {}}}
+}

@@ -1,0 +1,197 @@
+"""Driver: one thread steps a model's engine and carries what each step wrote to the event loop.
+
+One wake-up of the loop per step, however many answers it advanced: on two cores a step of a small model lasts 4 ms with
+both busy, so every switch of threads is taken from the kernels. ``Flow`` is one answer on the loop's side.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from whimbrel.backends.llm import LLM
+from whimbrel.backends.results import Completion, Piece
+from whimbrel.backends.stream import Stream
+from whimbrel.errors import WhimbrelError
+from whimbrel.server.errors import Busy
+
+log = logging.getLogger(__name__)
+
+
+class Flow:
+    """One answer on its way: an async iterator of lists of pieces. Belongs to the event loop."""
+
+    def __init__(self, driver: "Driver", stream: Stream) -> None:
+        """Made by ``Driver.open``."""
+        self.stream = stream
+        self._driver = driver
+        self._pieces: list[Piece] = []
+        self._error: BaseException | None = None
+        self._ended = False
+        self._ready = asyncio.Event()
+
+    def __aiter__(self) -> "Flow":
+        return self
+
+    async def __anext__(self) -> list[Piece]:
+        """What has come since the last time. Raises what the backend raised."""
+        while not self._pieces:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise StopAsyncIteration
+            self._ready.clear()
+            await self._ready.wait()
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    async def drain(self) -> Completion:
+        """The whole answer."""
+        async for _ in self:
+            pass
+        return self.stream.result
+
+    @property
+    def result(self) -> Completion:
+        """The answer, once the iteration has ended."""
+        return self.stream.result
+
+    def cancel(self) -> None:
+        """Stop the answer; at once for whoever iterates, and before its next step for the engine. Idempotent."""
+        if not self._ended:
+            self._driver.cancel(self)
+
+    def take(self, pieces: list[Piece], error: BaseException | None, ended: bool) -> None:
+        """Called by the driver, on the loop."""
+        self._pieces += pieces
+        self._error = self._error or error
+        self._ended = self._ended or ended or error is not None
+        self._ready.set()
+
+
+Delivery = tuple[Flow, list[Piece], BaseException | None, bool]
+
+
+class Driver:
+    """Owns an ``LLM`` and the thread that steps it."""
+
+    def __init__(self, llm: LLM, *, max_queue: int) -> None:
+        """Starts the thread. To be made on the event loop that will be told of pieces."""
+        self.llm = llm
+        self.open_answers = 0
+        """answers that run or wait"""
+        self._limit = llm.capabilities.max_sequences + max_queue
+        self._loop = asyncio.get_running_loop()
+        self._new: deque[Flow] = deque()
+        self._cancelled: deque[Flow] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"driver of {llm.name or llm.source}", daemon=True)
+        self._thread.start()
+
+    async def open(self, make: Callable[[LLM], Stream]) -> Flow:
+        """Put an answer in line; ``make`` runs in a thread, since a long prompt takes a while to become tokens.
+
+        Raises ``Busy`` where too many wait, and what ``make`` raises.
+        """
+        if self.open_answers >= self._limit:
+            raise Busy(
+                f"{self.open_answers} answers run or wait, as many as this server takes on; try again in a moment"
+            )
+        self.open_answers += 1
+        try:
+            stream = await asyncio.to_thread(make, self.llm)
+        except BaseException:
+            self.open_answers -= 1
+            raise
+        flow = Flow(self, stream)
+        self._new.append(flow)
+        self._wake.set()
+        return flow
+
+    def cancel(self, flow: Flow) -> None:
+        """Stop an answer."""
+        self._cancelled.append(flow)
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Stop the thread and free the model; answers that still run end with an error."""
+        self._stopping = True
+        self._wake.set()
+        await asyncio.to_thread(self._thread.join)
+        self.llm.close()
+
+    # --- in the driver's thread
+
+    def _run(self) -> None:
+        flows: list[Flow] = []
+        executor = self.llm.executor
+        with executor.drive(self._wake.set):
+            while not self._stopping:
+                self._wake.clear()
+                self._take_changes(flows)
+                try:
+                    busy = executor.advance()
+                except Exception as error:
+                    log.exception("a step failed; every answer that ran in it ends")
+                    self._fail(flows, error)
+                    continue
+                self._deliver(flows)
+                if not busy:
+                    self._wake.wait()
+        self._fail(flows, WhimbrelError("the model was unloaded before the answer was complete; ask again"))
+
+    def _take_changes(self, flows: list[Flow]) -> None:
+        """New answers join; cancelled ones leave."""
+        while self._new:
+            flows.append(self._new.popleft())
+        gone: list[Delivery] = []
+        while self._cancelled:
+            flow = self._cancelled.popleft()
+            if flow in flows:
+                flow.stream.close()
+                flows.remove(flow)
+                gone.append((flow, [], None, True))
+        self._hand_over(gone)
+
+    def _deliver(self, flows: list[Flow]) -> None:
+        """Everything that the last step left in the streams."""
+        batch: list[Delivery] = []
+        for flow in flows:
+            pieces: list[Piece] = []
+            error: BaseException | None = None
+            try:
+                while (piece := flow.stream.poll()) is not None:
+                    pieces.append(piece)
+            except Exception as raised:  # noqa: BLE001  (whoever reads the answer raises it)
+                error = raised
+            if pieces or error is not None or flow.stream.ended:
+                batch.append((flow, pieces, error, flow.stream.ended))
+        for flow, _, error, ended in batch:
+            if ended or error is not None:
+                flows.remove(flow)
+        self._hand_over(batch)
+
+    def _fail(self, flows: list[Flow], error: BaseException) -> None:
+        while self._new:
+            flows.append(self._new.popleft())
+        for flow in flows:
+            flow.stream.close()
+        self._hand_over([(flow, [], error, True) for flow in flows])
+        flows.clear()
+
+    def _hand_over(self, batch: list[Delivery]) -> None:
+        if batch:
+            try:
+                self._loop.call_soon_threadsafe(self._take, batch)
+            except RuntimeError:  # the loop has been closed: nobody is left to tell
+                self._stopping = True
+
+    # --- on the event loop
+
+    def _take(self, batch: list[Delivery]) -> None:
+        for flow, pieces, error, ended in batch:
+            if ended or error is not None:
+                self.open_answers -= 1
+            flow.take(pieces, error, ended)

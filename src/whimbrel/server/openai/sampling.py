@@ -1,0 +1,61 @@
+"""Sampling: the fields of a request that say how tokens are chosen, for chat and for completions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from whimbrel.server.errors import ApiError
+from whimbrel.server.fields import Body
+
+_SAME_NAME = (
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "min_tokens",
+    "ignore_eos",
+    "overflow",
+)
+
+
+class Sampling(Body):
+    """What chat and completions have in common. ``None`` leaves a choice to the model's own generation config."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    overflow: str | None = None
+    max_tokens: int | None = None
+    stop: str | list[str] | None = None
+    logit_bias: dict[str, float] | None = None
+    n: int | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """Options of ``LLM.stream``. Raises ``ApiError`` 400 for a bias of something that is no token id."""
+        options = {name: value for name in _SAME_NAME if (value := getattr(self, name)) is not None}
+        if self.max_tokens is not None:
+            options["max_tokens"] = self.max_tokens
+        if self.stop:
+            options["stop"] = self.stop
+        if self.logit_bias:
+            options["logit_bias"] = _biases(self.logit_bias)
+        return options
+
+
+def _biases(biases: Mapping[str, float]) -> dict[int, float]:
+    try:
+        return {int(id): bias for id, bias in biases.items()}
+    except ValueError:
+        raise ApiError(400, "logit_bias maps token ids, written as numbers, to biases", param="logit_bias") from None

@@ -1,0 +1,48 @@
+"""``response_format``: OpenAI's forms of it, and the further ones that constrained decoding offers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from whimbrel.backends.shape import JsonObject, JsonSchema, Lark, OneOf, Regex, Shape, Sql
+from whimbrel.server.errors import ApiError
+
+_PARAM = "response_format"
+
+
+def shape_of(format: Mapping[str, Any] | None) -> Shape | None:
+    """The shape of an answer; None for plain text. Raises ``ApiError`` 400 for an unknown type or a missing part."""
+    kind = None if format is None else format.get("type")
+    match kind:
+        case None if format is None:
+            return None
+        case "text":
+            return None
+        case "json_object":
+            return JsonObject()
+        case "json_schema":
+            return _schema(format)
+        case "regex":
+            return Regex(_part(format, "pattern", str))
+        case "lark":
+            return Lark(_part(format, "grammar", str))
+        case "choice":
+            return OneOf(tuple(str(choice) for choice in _part(format, "choices", list)))
+        case "sql":
+            return Sql()
+    known = "text, json_object, json_schema, regex, lark, choice, sql"
+    raise ApiError(400, f"response_format.type is {kind!r}; there are {known}", param=f"{_PARAM}.type")
+
+
+def _schema(format: Mapping[str, Any] | None) -> JsonSchema:
+    """The Responses API has the fields of ``json_schema`` beside ``type``."""
+    inner = (format or {}).get("json_schema", format)
+    if not isinstance(inner, Mapping) or not isinstance(inner.get("schema"), Mapping):
+        raise ApiError(400, "response_format.json_schema has no schema", param=f"{_PARAM}.json_schema.schema")
+    return JsonSchema(inner["schema"], strict=bool(inner.get("strict", True)))
+
+
+def _part(format: Mapping[str, Any] | None, name: str, kind: type) -> Any:
+    value = (format or {}).get(name)
+    if not isinstance(value, kind):
+        raise ApiError(400, f"response_format has no {name}", param=f"{_PARAM}.{name}")
+    return value

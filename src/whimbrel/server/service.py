@@ -1,0 +1,155 @@
+"""Service: everything that routes share: the models, the limits, the counters. One per application."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from time import time
+from typing import Any, Self
+
+from whimbrel.backends.llm import LLM
+from whimbrel.backends.native import NativeExecutor
+from whimbrel.backends.results import Completion
+from whimbrel.backends.stream import Stream
+from whimbrel.engine import EngineStats
+from whimbrel.errors import InvalidParameter
+from whimbrel.server.errors import Stopping
+from whimbrel.server.job import Answer, Job
+from whimbrel.server.loading import other_names, usual_load
+from whimbrel.server.metrics import Metrics
+from whimbrel.server.pool import Load, ModelPool
+from whimbrel.server.settings import ServerSettings
+
+MOST_ANSWERS = 128
+"""Most answers to one prompt; OpenAI's own limit."""
+
+
+class Service:
+    """Opens answers, and knows whether the server is ready."""
+
+    def __init__(self, settings: ServerSettings, load: Load | None = None) -> None:
+        """``load`` makes a model of a name; None: from the store, or a path, with the settings' options."""
+        self.settings = settings
+        self.metrics = Metrics(self)
+        self.pool = ModelPool(
+            settings.models,
+            load or usual_load(settings),
+            max_queue=settings.max_queue,
+            others=other_names,
+            max_models=settings.max_models,
+        )
+        self.started = int(time())
+        """unix time"""
+        self.stopping = False
+        self._first: asyncio.Task[None] | None = None
+        self._answers: set[Answer] = set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """From start to stop: the first model begins to load at once, idle ones are unloaded, all are in the end."""
+        self._first = asyncio.create_task(self._load_first())
+        sweep = asyncio.create_task(self._sweep())
+        try:
+            yield
+        finally:
+            self.stopping = True
+            for task in (self._first, sweep):
+                task.cancel()
+            for answer in list(self._answers):
+                answer.close()
+            await self.pool.close()
+
+    @property
+    def ready(self) -> bool:
+        """True once the first model is there, until the server stops."""
+        return bool(self._first and self._first.done()) and not self.stopping and self.load_error is None
+
+    @property
+    def load_error(self) -> str | None:
+        """Why the first model could not be loaded, as long as no attempt has succeeded."""
+        return self.pool.failed.get(self.pool.names[0])
+
+    @property
+    def open_answers(self) -> int:
+        """Answers that run or wait."""
+        return len(self._answers)
+
+    def stats(self) -> dict[str, EngineStats]:
+        """Counters and gauges of each engine by model. Waits for a step, so not to be called on the event loop."""
+        executors = {name: resident.llm.executor for name, resident in list(self.pool.residents.items())}
+        return {name: executor.stats for name, executor in executors.items() if isinstance(executor, NativeExecutor)}
+
+    async def open(self, job: Job) -> "Answers":
+        """Start the answers of a job; use them in an ``async with``.
+
+        Raises ``Busy``, ``Stopping``, what ``ModelPool.use`` and ``LLM.stream`` raise; nothing is left open then.
+        """
+        if self.stopping:
+            raise Stopping("this server is being stopped; ask another, or again in a minute")
+        if not 1 <= job.n <= MOST_ANSWERS:
+            raise InvalidParameter(f"n={job.n} is impossible; it is a number from 1 to {MOST_ANSWERS}")
+        answers = Answers()
+        try:
+            for index in range(job.n):
+                answers.append(await self._open_one(job, index))
+        except BaseException:
+            answers.close()
+            raise
+        return answers
+
+    async def _open_one(self, job: Job, index: int) -> Answer:
+        resident = await self.pool.hold(job.model)
+        try:
+            flow = await resident.driver.open(_opener(job, index))
+        except BaseException:
+            self.pool.release(resident)
+            raise
+        answer = Answer(flow, resident, self._forget)
+        self._answers.add(answer)
+        return answer
+
+    def _forget(self, answer: Answer) -> None:
+        self._answers.discard(answer)
+        self.pool.release(answer.resident)
+        self.metrics.note(answer)
+
+    async def _load_first(self) -> None:
+        """A model that can't be loaded makes an unready server, which says why to whoever asks for it."""
+        with suppress(Exception):
+            async with self.pool.use(None):
+                pass
+
+    async def _sweep(self) -> None:
+        seconds = self.settings.keep_alive
+        while seconds is not None:
+            await asyncio.sleep(min(seconds, 10))
+            await self.pool.unload_idle(seconds)
+
+
+class Answers(list[Answer]):
+    """The answers of one job; an async context manager that closes them."""
+
+    async def complete(self) -> list[Completion]:
+        """All of them, whole. Raises what the first failing one raises."""
+        return list(await asyncio.gather(*(answer.flow.drain() for answer in self)))
+
+    def close(self) -> None:
+        """Stop what still runs."""
+        for answer in self:
+            answer.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+
+def _opener(job: Job, index: int) -> Callable[[LLM], Stream]:
+    options: Mapping[str, Any] = job.options
+    if index and options.get("seed") is not None:
+        options = {**options, "seed": options["seed"] + index}
+
+    def make(llm: LLM) -> Stream:
+        return llm.stream(job.prompt, **options)
+
+    return make
