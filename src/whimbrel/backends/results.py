@@ -49,6 +49,10 @@ class Piece:
     reasoning: str = ""
     """what the model thinks before it answers, as ``text`` is what it says; models that think in tags only"""
     tool_calls: tuple[ToolCallPiece, ...] = ()
+    cached_tokens: int = 0
+    """of the prompt's tokens, those that the cache served"""
+    prefill: float = 0.0
+    """seconds that reading the prompt has taken so far"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,8 @@ class Stream:
             prompt_tokens=len(self._prompt),
             logprobs=step.logprobs,
             finish_reason=self._reason,
+            cached_tokens=step.usage.cached_tokens,
+            prefill=step.timings.prefill,
         )
 
     def _end(self, reason: FinishReason) -> None:
