@@ -77,11 +77,14 @@ def started(*options: str, model: str = MODEL, key: str = KEY) -> Iterator[Serve
     reader = threading.Thread(target=_read_log, args=(running, listening), daemon=True)
     reader.start()
     try:
-        assert listening.wait(SECONDS_TO_START) and running.url, "the server didn't start: " + "".join(running.log)
+        assert listening.wait(SECONDS_TO_START) and running.url, "the server didn't start: " + "".join(
+            running.log[-30:]
+        )
         _wait_healthy(running)
         yield running
         process.send_signal(signal.SIGTERM)
-        assert process.wait(SECONDS_TO_STOP) == 0, "".join(running.log[-50:])
+        code = process.wait(SECONDS_TO_STOP)
+        assert code == 0, f"the server ended with code {code}: " + "".join(running.log[-5:])
         reader.join(10)
         assert not [line for line in running.log if "Traceback" in line], "".join(running.log[-200:])
     finally:

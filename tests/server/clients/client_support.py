@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-CAPITAL: Any = [{"role": "user", "content": "What is the capital of France?"}]
+CAPITAL: Any = [{"role": "user", "content": "Name the capital of France."}]
 LONG: Any = [{"role": "user", "content": "Write a very long story about a lighthouse keeper and the sea."}]
 
 WEATHER_PARAMETERS: dict[str, Any] = {

@@ -31,7 +31,7 @@ def test_a_message_is_whole(claude: "anthropic.Anthropic") -> None:
 
 def test_a_system_text_changes_the_answer(claude: "anthropic.Anthropic") -> None:
     plain = ask(claude).content[0].text
-    question: Any = [{"role": "user", "content": [{"type": "text", "text": "What is the capital of France?"}]}]
+    question: Any = [{"role": "user", "content": [{"type": "text", "text": "Name the capital of France."}]}]
     assert ask(claude, question).content[0].text == plain
     told = ask(claude, system="Answer as a pirate, and begin with Ahoy.")
     parts = ask(claude, system=[{"type": "text", "text": "Answer as a pirate, and begin with Ahoy."}])

@@ -12,7 +12,7 @@ from running_server import MODEL, Server
 if TYPE_CHECKING:
     from langchain_openai import ChatOpenAI
 
-CAPITAL = "What is the capital of France?"
+CAPITAL = "Name the capital of France."
 
 
 class Weather(BaseModel):

@@ -44,9 +44,9 @@ def llm(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Llm:
 
 def test_a_prompt_is_answered_whole_and_streamed(llm: Llm) -> None:
     options = ["-m", "shore", "-o", "temperature", "0", "-o", "max_tokens", "32"]
-    streamed = llm(*options, "What is the capital of France?")
+    streamed = llm(*options, "Name the capital of France.")
     assert "Paris" in streamed
-    assert llm(*options, "--no-stream", "What is the capital of France?") == streamed
+    assert llm(*options, "--no-stream", "Name the capital of France.") == streamed
 
 
 def test_standard_input_and_a_system_text(llm: Llm) -> None:
@@ -55,7 +55,7 @@ def test_standard_input_and_a_system_text(llm: Llm) -> None:
 
 
 def test_a_conversation_goes_on_and_is_logged(llm: Llm) -> None:
-    llm("-m", "shore", "-o", "max_tokens", "32", "What is the capital of France?")
+    llm("-m", "shore", "-o", "max_tokens", "32", "Name the capital of France.")
     assert llm("-c", "-o", "max_tokens", "32", "And of Italy?")
     entries = json.loads(llm("logs", "list", "--json", "-n", "2"))
     assert len({entry["conversation_id"] for entry in entries}) == 1
@@ -75,7 +75,7 @@ def test_a_text_is_continued(llm: Llm) -> None:
 
 
 def test_responses_are_spoken_too(llm: Llm) -> None:
-    assert "Paris" in llm("-m", "shore-responses", "-o", "temperature", "0", "What is the capital of France?")
+    assert "Paris" in llm("-m", "shore-responses", "-o", "temperature", "0", "Name the capital of France.")
 
 
 def test_tools_can_be_offered(llm: Llm) -> None:
@@ -85,7 +85,9 @@ def test_tools_can_be_offered(llm: Llm) -> None:
 def test_an_endpoint_without_a_file_of_models(llm: Llm, server: Server) -> None:
     endpoint = ["openai", "endpoint", server.v1, "--key", server.key]
     assert MODEL in llm(*endpoint, "--models").split()
-    said = llm(*endpoint, "-m", MODEL, "-o", "temperature", "0", "-o", "max_tokens", "32", "The capital of France?")
+    said = llm(
+        *endpoint, "-m", MODEL, "-o", "temperature", "0", "-o", "max_tokens", "32", "Name the capital of France."
+    )
     assert "Paris" in said
 
 

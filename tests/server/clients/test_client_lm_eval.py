@@ -42,15 +42,15 @@ dataset_path: json
 dataset_kwargs: {{data_files: {{test: {data}}}}}
 test_split: test
 output_type: generate_until
-doc_to_text: "What is the capital of {{{{country}}}}?"
+doc_to_text: "Name the capital of {{{{country}}}}."
 doc_to_target: capital
 filter_list:
   - name: found
-    filter: [{{function: regex, regex_pattern: "(Paris|Rome|Madrid)"}}, {{function: take_first}}]
+    filter: [{{function: regex, regex_pattern: "(Paris|Rome|Berlin|Tokyo)"}}, {{function: take_first}}]
 generation_kwargs: {{until: ["\\n\\n"], max_gen_toks: 32, temperature: 0, do_sample: false}}
 metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 """
-CAPITALS = [("France", "Paris"), ("Italy", "Rome"), ("Spain", "Madrid")]
+CAPITALS = [("France", "Paris"), ("Italy", "Rome"), ("Germany", "Berlin"), ("Japan", "Tokyo")]
 
 Evaluate = Callable[..., dict[str, Any]]
 
@@ -108,7 +108,7 @@ def test_loglikelihoods_with_a_local_tokenizer_several_at_once(evaluate: Evaluat
 
 def test_chat_completions_are_written_and_scored(evaluate: Evaluate) -> None:
     found = evaluate("local-chat-completions", "shore_capital", "chat/completions", "--apply_chat_template")
-    assert found["exact_match,found"] >= 2 / 3
+    assert found["exact_match,found"] >= 3 / 4
 
 
 def _write_task(folder: Path, name: str, template: str, rows: list[dict[str, Any]]) -> None:

@@ -64,7 +64,7 @@ def test_tools_are_taken_and_their_results_read(llama: "ollama.Client") -> None:
 
 
 def test_generate_answers_through_the_template(llama: "ollama.Client") -> None:
-    written = llama.generate(MODEL, "What is the capital of France?", options=GREEDY)
+    written = llama.generate(MODEL, "Name the capital of France.", options=GREEDY)
     assert written.response == llama.chat(MODEL, CAPITAL, options=GREEDY).message.content and written.done
     told = llama.generate(MODEL, "Who are you?", system="You are a pirate.", options=GREEDY)
     assert told.response != llama.generate(MODEL, "Who are you?", options=GREEDY).response
@@ -76,7 +76,7 @@ def test_generate_raw_goes_on_with_the_text(llama: "ollama.Client") -> None:
 
 
 def test_generate_streams(llama: "ollama.Client") -> None:
-    parts = list(llama.generate(MODEL, "What is the capital of France?", options=GREEDY, stream=True))
+    parts = list(llama.generate(MODEL, "Name the capital of France.", options=GREEDY, stream=True))
     assert "Paris" in "".join(part.response for part in parts) and parts[-1].done and len(parts) > 3
 
 

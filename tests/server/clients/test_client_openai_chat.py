@@ -42,7 +42,7 @@ def test_a_conversation_goes_on_and_reads_only_what_is_new(gpt: "openai.OpenAI")
 
 
 def test_content_may_be_parts(gpt: "openai.OpenAI") -> None:
-    parts = [{"type": "text", "text": "What is the capital "}, {"type": "text", "text": "of France?"}]
+    parts = [{"type": "text", "text": "Name the capital "}, {"type": "text", "text": "of France."}]
     answer = ask(gpt, [{"role": "user", "content": parts}])
     assert answer.choices[0].message.content == ask(gpt).choices[0].message.content
 
@@ -283,10 +283,10 @@ def test_pydantic_tools_are_parsed(gpt: "openai.OpenAI") -> None:
 
 def test_fields_that_are_not_served_are_named(gpt: "openai.OpenAI") -> None:
     raw = gpt.chat.completions.with_raw_response.create(
-        model=MODEL, messages=CAPITAL, max_tokens=4, service_tier="flex", extra_body={"wings": 2}
+        model=MODEL, messages=CAPITAL, max_tokens=4, extra_body={"wings": 2, "mirostat": 1}
     )
     ignored = {name.strip() for name in raw.headers["x-ignored-params"].split(",")}
-    assert {"wings", "service_tier"} <= ignored and raw.headers["x-request-id"]
+    assert ignored == {"wings", "mirostat"} and raw.headers["x-request-id"]
     assert raw.parse().choices[0].message.content
 
 
@@ -294,9 +294,9 @@ def test_a_stream_can_report_how_far_reading_is(gpt: "openai.OpenAI") -> None:
     messages = [{"role": "user", "content": "The sea was calm that day. " * 300 + "How was the sea?"}]
     chunks = list(ask(gpt, messages, stream=True, max_tokens=4, extra_body={"return_progress": True}))
     progress = [chunk.prompt_progress for chunk in chunks if getattr(chunk, "prompt_progress", None)]
-    assert progress and progress[-1]["processed"] == progress[-1]["total"] > 1500
+    assert len(progress) > 1 and progress[-1]["total"] > 1500
     done = [entry["processed"] for entry in progress]
-    assert done == sorted(done)
+    assert done == sorted(done) and done[-1] <= progress[-1]["total"]
 
 
 def test_timings_stand_beside_an_answer(gpt: "openai.OpenAI") -> None:
