@@ -19,7 +19,8 @@ def model(smollm2: Path) -> Iterator[LLM]:
 
 
 def test_it_knows_the_capital_of_france(model: LLM) -> None:
-    completion = model.chat("What is the capital of France?", max_tokens=32)
+    # Worded so that every choice leads by 0.7 or more: rounding, which differs from processor to processor, is 0.13.
+    completion = model.chat("What is the capital city of France? Answer in one word.", max_tokens=32)
     assert "Paris" in completion.text and completion.finish_reason == "stop"
     assert "<|im_end|>" not in completion.text
 
