@@ -21,7 +21,7 @@ from whimbrel.engine.cache import PagedCache
 from whimbrel.engine.document import DocumentBlocks
 from whimbrel.engine.request import NO_KEYS, FinishReason, Request, Sequence, StepOutput, TokenLogprob
 from whimbrel.engine.runner import Runner, StepLogits
-from whimbrel.engine.sampling import choose_token, note_token, token_logprobs
+from whimbrel.engine.sampling import choose_tokens, note_token, run_ahead, token_logprobs
 from whimbrel.engine.scheduler import Scheduler, StepPlan
 from whimbrel.engine.store import ArrayStore, NativeStore
 from whimbrel.engine.trace import Trace
@@ -56,7 +56,8 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a step adds to one sequence: usually one token, none while its prompt is read, or an error."""
+    """What a step adds to one sequence: usually one token, and what its grammar forces then; none while its prompt is
+    read; or an error."""
 
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -137,6 +138,8 @@ class Engine:
     def add(self, request: Request) -> int:
         """Put a request in line; returns the id that ``StepOutput`` carries.
 
+        What a grammar forces at the beginning is read together with the prompt.
+
         Raises ``PromptTooLong`` with both numbers if prompt and ``max_tokens`` exceed the context, and
         ``InvalidParameter`` for ids that the vocabulary lacks.
         """
@@ -154,6 +157,8 @@ class Engine:
         if params.block_mass:
             blocks = blocks_for(self.max_context)
             sequence.mass = np.zeros((self.config.num_key_value_heads, blocks), np.float32)
+        if sequence.jumps:
+            sequence.tokens += run_ahead(sequence)
         self._next_id += 1
         self._sequences[sequence.id] = sequence
         self._scheduler.add(sequence)
@@ -231,18 +236,17 @@ class Engine:
                 choices.append(NOTHING)
                 continue
             sequence = work.sequence
-            full = len(sequence.tokens) >= sequence.limit
-            choices.append(NOTHING if full else self._choose_one(sequence, logits.rows[row]))
+            choices.append(NOTHING if sequence.ended else self._choose_one(sequence, logits.rows[row]))
             row += 1
         return choices
 
     def _choose_one(self, sequence: Sequence, logits: Any) -> Choice:
-        """The next token of one sequence, logits [V]. An error ends this sequence and no other."""
+        """What comes next in one sequence, logits [V]. An error ends this sequence and no other."""
         try:
-            token = choose_token(logits, sequence, self._sample)
+            tokens = choose_tokens(logits, sequence, self._sample)
             if sequence.params.logprobs is None:
-                return Choice((token,))
-            return Choice((token,), tuple(token_logprobs(logits[None], [token], sequence.params.logprobs)))
+                return Choice(tokens)
+            return Choice(tokens, tuple(token_logprobs(logits[None], tokens, sequence.params.logprobs)))
         except WhimbrelError as error:
             return Choice((), (), error)
 
@@ -260,17 +264,16 @@ class Engine:
             self._cache.commit(sequence)
             scores = tuple(prompt_logprobs.get(sequence.id, ()))
             sequence.scored += len(scores)
-            if at_end:
-                self._advance(sequence, choice, now)
+            news = self._advance(sequence, choice, now) if at_end else ()
             finish = _finish_reason(sequence, choice) if at_end else None
-            outputs.append(_output(sequence, now, choice, scores, finish))
+            outputs.append(_output(sequence, now, choice, news, scores, finish))
             if finish is not None:
                 del self._sequences[sequence.id]
                 self._scheduler.remove(sequence)
         return outputs
 
-    def _advance(self, sequence: Sequence, choice: Choice, now: float) -> None:
-        """Append the new token, and keep the clocks and counters."""
+    def _advance(self, sequence: Sequence, choice: Choice, now: float) -> tuple[int, ...]:
+        """Append the new tokens, and keep the clocks and counters; what there is to tell."""
         if sequence.first_token is None:
             sequence.first_token = now
             self._prompt_tokens += sequence.prompt_length
@@ -279,29 +282,27 @@ class Engine:
         for token in choice.tokens:
             sequence.tokens.append(token)
             note_token(sequence, token)
-            self._completion_tokens += 1
+        news = tuple(sequence.tokens[sequence.reported :])
+        sequence.reported = len(sequence.tokens)
+        self._completion_tokens += len(news)
+        return news
 
 
 def _finish_reason(sequence: Sequence, choice: Choice) -> FinishReason | None:
-    if choice.error is not None:
-        return FinishReason.ERROR
-    if choice.tokens and choice.tokens[-1] in sequence.stops:
-        return FinishReason.STOP
-    if len(sequence.tokens) >= sequence.limit:
-        return FinishReason.LENGTH
-    return None
+    return sequence.ended if choice.error is None else FinishReason.ERROR
 
 
 def _output(
     sequence: Sequence,
     now: float,
     choice: Choice = NOTHING,
+    tokens: tuple[int, ...] = (),
     prompt_logprobs: tuple[TokenLogprob, ...] = (),
     finish_reason: FinishReason | None = None,
 ) -> StepOutput:
     return StepOutput(
         sequence.id,
-        choice.tokens,
+        tokens,
         min(sequence.computed, sequence.prompt_length),
         sequence.usage(),
         sequence.timings(now),

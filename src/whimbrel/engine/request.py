@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from whimbrel.attention.keys import KeyCount, count_keys
 from whimbrel.attention.sparse import SparseConfig
-from whimbrel.engine.constrain import Grammar
+from whimbrel.engine.constrain import Constraint, Grammar
 from whimbrel.errors import InvalidParameter, UsageError, WhimbrelError
 
 NO_KEYS = KeyCount()
@@ -236,6 +236,7 @@ class Sequence:
         "cached",
         "completion_keys",
         "computed",
+        "constraint",
         "counts",
         "first_token",
         "hashes",
@@ -248,6 +249,7 @@ class Sequence:
         "preempted",
         "prompt_keys",
         "prompt_length",
+        "reported",
         "scored",
         "seed",
         "seen",
@@ -282,6 +284,9 @@ class Sequence:
         self.mass: npt.NDArray[np.float32] | None = None
         """[G, max_blocks] attention that blocks got, where the request asks for it"""
         self.counts: np.ndarray[Any, np.dtype[np.int32]] | None = None
+        self.constraint = None if request.grammar is None else Constraint(request.grammar.start())
+        self.reported = self.prompt_length
+        """tokens that outputs have told of, the prompt's included; fewer than there are while forced ones wait"""
         self.arrived = now
         self.started: float | None = None
         self.first_token: float | None = None
@@ -297,12 +302,30 @@ class Sequence:
         """Tokens written so far."""
         return len(self.tokens) - self.prompt_length
 
+    @property
+    def room(self) -> int:
+        """Tokens that can still be written."""
+        return self.limit - len(self.tokens)
+
+    @property
+    def jumps(self) -> bool:
+        """True if forced tokens need no pass of their own: nothing is asked that only a pass of each token tells."""
+        return self.constraint is not None and self.params.logprobs is None and not self.params.block_mass
+
+    @property
+    def ended(self) -> FinishReason | None:
+        """Why nothing more is written; None if there is something to write."""
+        complete = self.constraint is not None and self.constraint.is_complete(self.generated)
+        if self.generated and (complete or self.tokens[-1] in self.stops):
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self.room <= 0 else None
+
     def usage(self) -> Usage:
         """Tokens so far."""
         return Usage(
             self.prompt_length,
             self.cached,
-            len(self.tokens) - self.prompt_length,
+            self.reported - self.prompt_length,
             self.miss,
             prompt_keys=self.prompt_keys,
             completion_keys=self.completion_keys,

@@ -12,20 +12,52 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from whimbrel.engine.constrain import Row
 from whimbrel.engine.request import Sequence, TokenLogprob
 from whimbrel.errors import WhimbrelError
 from whimbrel.ops.sample import log_normalizer, top_logprobs
 
-Row = npt.NDArray[np.float32]
+
+def choose_tokens(logits: Row, sequence: Sequence, sample: Callable[..., Any]) -> tuple[int, ...]:
+    """What comes next in a sequence, from its row of logits [V]: a token, and those that its grammar forces then.
+
+    Where each token needs a pass of its own (``Sequence.jumps``) a forced one comes alone; it is the same one.
+    Raises ``WhimbrelError`` if the network gave no number to choose by, or everything was forbidden.
+    """
+    if sequence.constraint is None:
+        return (choose_token(logits, sequence, sample),)
+    first = sequence.constraint.forced(sequence.generated)[:1] or (choose_token(logits, sequence, sample),)
+    return run_ahead(sequence, first)
+
+
+def run_ahead(sequence: Sequence, first: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """``first``, then the tokens that the grammar forces, to the end of the sequence at most; its matcher follows.
+
+    Raises ``WhimbrelError`` if the grammar ends the answer before ``min_tokens``.
+    """
+    constraint, stops, tokens = sequence.constraint, sequence.stops, first
+    assert constraint is not None
+    constraint.advance(tokens)
+    while sequence.jumps and len(tokens) < sequence.room and stops.isdisjoint(tokens):
+        run = constraint.forced(sequence.generated + len(tokens))
+        if not run:
+            break
+        constraint.advance(run)
+        tokens += run
+    end = next((at + 1 for at, token in enumerate(tokens) if token in stops), len(tokens))
+    tokens = tokens[: min(end, sequence.room)]
+    if tokens and tokens[-1] in stops and sequence.generated + len(tokens) <= sequence.params.min_tokens:
+        raise WhimbrelError(
+            f"the answer's shape ends after {sequence.generated + len(tokens)} tokens and min_tokens="
+            f"{sequence.params.min_tokens} forbids that; lower it"
+        )
+    return tokens
 
 
 def choose_token(logits: Row, sequence: Sequence, sample: Callable[..., Any]) -> int:
-    """The next token of a sequence from its row of logits [V]; ``sample`` is the bound op.
-
-    Raises ``WhimbrelError`` if the network gave no number to choose by, or everything was forbidden.
-    """
+    """One token from a row of logits [V]; ``sample`` is the bound op. Raises as ``choose_tokens`` does."""
     params = sequence.params
-    if params.changes_logits:
+    if params.changes_logits or sequence.constraint is not None:
         logits = adjust(logits, sequence)
     if params.temperature == 0:
         token = int(logits.argmax())
@@ -54,7 +86,7 @@ def uniform(seed: int, index: int) -> float:
 
 
 def adjust(logits: Row, sequence: Sequence) -> Row:
-    """A copy of the row [V] after penalties, biases and ``min_tokens``."""
+    """A copy of the row [V] after penalties, biases, ``min_tokens``, and without what the grammar excludes."""
     params = sequence.params
     row = logits.copy()
     if params.repetition_penalty != 1:
@@ -66,6 +98,8 @@ def adjust(logits: Row, sequence: Sequence) -> Row:
         row[token_id] += bias
     if sequence.generated < params.min_tokens:
         row[list(sequence.stops)] = -np.inf
+    if sequence.constraint is not None:
+        sequence.constraint.mask(row, sequence.generated)
     return row
 
 
@@ -119,5 +153,5 @@ def _counts(sequence: Sequence, vocab_size: int) -> npt.NDArray[np.int32]:
 def _no_choice(largest: Any) -> str:
     return (
         f"no token can be chosen: the largest logit is {largest}; "
-        "the weights may be damaged (verify the file), or logit_bias forbids every token"
+        "the weights may be damaged (verify the file), or logit_bias, min_tokens and the answer's shape leave no token"
     )
