@@ -13,17 +13,20 @@ _ROLES = {"developer": "system", "function": "tool"}
 _KNOWN_ROLES = ("system", "user", "assistant", "tool")
 
 
-def for_template(messages: Messages) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+def for_template(
+    messages: Messages, name: str = "messages", first: int = 0
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
     """Messages for a chat template, and the ids of the documents that they bring along.
 
+    ``name``: the field that they stand in, and ``first``: where; for what errors say.
     Raises ``ApiError`` 400 naming the message, for an unknown role or a part that is no text.
     """
     if not messages:
-        raise ApiError(400, "messages is empty; give at least one from the user", param="messages")
+        raise ApiError(400, f"{name} is empty; give at least one message from the user", param=name)
     result = []
     files: list[str] = []
-    for index, message in enumerate(messages):
-        place = f"messages[{index}]"
+    for index, message in enumerate(messages, first):
+        place = f"{name}[{index}]"
         role = _role(message, place)
         found = list(_files(message.get("content")))
         if found and role != "user":
