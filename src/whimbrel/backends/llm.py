@@ -31,6 +31,8 @@ from whimbrel.models.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from whimbrel.backends.document import Document
     from whimbrel.backends.reading import Reading
+    from whimbrel.backends.shape import Shape
+    from whimbrel.engine.constrain import Grammar
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class LLM:
         stop: str | Sequence[str] = (),
         overflow: str | None = None,
         template: Mapping[str, Any] | None = None,
+        shape: "Shape | None" = None,
         tools: Sequence[Mapping[str, Any]] = (),
         tool_choice: str = "auto",
         parallel_tool_calls: bool = True,
@@ -93,6 +96,7 @@ class LLM:
         """An answer piece by piece; ``stream.result`` has all of it in the end.
 
         ``stop``: texts that end the answer and are not part of it. ``template``: variables for the chat template.
+        ``shape``: what the answer must look like (``backends.shape``), from its first character to its last.
         ``sampling``: fields of ``SamplingParams``. The work is done while the stream is iterated; leaving it early
         (``close``, or the end of a ``with``) frees its memory.
         Raises ``UsageError`` (empty prompt, no chat template), ``InvalidParameter``, ``PromptTooLong``.
@@ -100,7 +104,7 @@ class LLM:
         if tools:
             raise UnsupportedCapability("tools are not here yet; leave them out")
         if not _are_messages(prompt):
-            return self.stream_ids(self.prompt_ids(prompt), stop=stop, overflow=overflow, **sampling)
+            return self.stream_ids(self.prompt_ids(prompt), stop=stop, overflow=overflow, shape=shape, **sampling)
         messages = cast(Sequence[Message], prompt)
         if self.cuts(overflow):
             messages, cut = self.fit_messages(messages, template, **sampling)
@@ -108,7 +112,7 @@ class LLM:
             cut = 0
         text = self.render(messages, template)
         ids = self._conversation_ids(text)
-        stream = self.stream_ids(ids, stop=stop, overflow="error", truncated=cut, **sampling)
+        stream = self.stream_ids(ids, stop=stop, overflow="error", truncated=cut, shape=shape, **sampling)
         stream.on_end = lambda completion: self._remember(text, completion)
         return stream
 
@@ -243,14 +247,31 @@ class LLM:
         stop: str | Sequence[str] = (),
         overflow: str | None = None,
         truncated: int = 0,
+        shape: "Shape | None" = None,
         **sampling: Any,
     ) -> Stream:
         """``stream`` for a prompt of token ids. ``truncated``: tokens that were left out of it before."""
         params = self.sampling_params(**sampling)
         stops = StopStrings([stop] if isinstance(stop, str) else stop)
         kept = self._fit(ids, params) if self.cuts(overflow) else list(ids)
-        steps = self.executor.generate(Request(token_ids=tuple(kept), params=params))
+        grammar = None if shape is None else self.grammar(shape)
+        steps = self.executor.generate(Request(token_ids=tuple(kept), params=params, grammar=grammar))
         return Stream(steps, self.tokenizer, stops, tuple(kept), truncated=truncated + len(ids) - len(kept))
+
+    def grammar(self, shape: "Shape") -> "Grammar":
+        """A shape compiled for this model, for ``Request.grammar``; kept for the next time.
+
+        Raises ``InvalidParameter`` for what can't be enforced, ``UnsupportedCapability`` for a backend that enforces
+        nothing, ``MissingExtra`` without llguidance.
+        """
+        from whimbrel.backends.grammar import compile_shape
+
+        if not self.capabilities.constraints:
+            raise UnsupportedCapability(
+                f"the backend {self.capabilities.backend!r} can't hold an answer to a shape; the native one can"
+            )
+        ends = self.tokenizer.eos_token_ids
+        return compile_shape(shape, self.tokenizer, (*ends, *sorted(self._stop_ids.difference(ends))))
 
     def sampling_params(self, **sampling: Any) -> SamplingParams:
         """What was asked, over the model's own defaults. Raises ``InvalidParameter``."""

@@ -46,6 +46,7 @@ class NativeExecutor:
             logprobs=True,
             prompt_logprobs=True,
             prefix_sharing=engine.prefix_sharing,
+            constraints=True,
             documents=engine.prefix_sharing and implementation == "native",
             implementation=implementation,
             sparse=engine.config.sparse,
