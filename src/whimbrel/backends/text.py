@@ -4,6 +4,7 @@ import codecs
 from collections.abc import Sequence
 
 from whimbrel.errors import InvalidParameter
+from whimbrel.models.partial import overlap
 
 
 class Utf8Stream:
@@ -43,7 +44,7 @@ class StopStrings:
             at, self.found = min(matches, key=lambda match: match[0])
             self._held = ""
             return text[:at]
-        keep = max(_overlap(text, stop) for stop in self._stops)
+        keep = max(overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -51,11 +52,3 @@ class StopStrings:
         """What was held back, when nothing more will come."""
         held, self._held = self._held, ""
         return held
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest proper beginning of ``stop`` that ``text`` ends with."""
-    for length in range(min(len(stop) - 1, len(text)), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
