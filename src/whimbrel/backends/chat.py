@@ -1,8 +1,9 @@
 """Chat: a conversation whose history is token ids.
 
-What the model wrote is never tokenized again: text that was tokenized anew may give other ids, and then the cache of
-everything after it is lost. Each turn appends only what the template puts between the last answer and the next one. To
-find that, the conversation is rendered with a marker in the place of the last answer, and cut behind it.
+What the model wrote, its thinking included, is never tokenized again: text that was tokenized anew may give other ids,
+and then the cache of everything after it is lost. Each turn appends only what the template puts between the last answer
+and the next one. To find that, the conversation is rendered with a marker in the place of the last answer, and cut behind
+it.
 """
 
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ class Chat:
         message = {"role": "user", "content": text}
         if self._llm.cuts(options.pop("overflow", None)):
             self._make_room(message, options)
-        stream = self._llm.stream_ids(self._prompt_ids(message), overflow="error", **options)
+        stream = self._llm.stream_ids(self._prompt_ids(message), overflow="error", conversation=True, **options)
         stream.on_end = lambda completion: self._append(message, completion)
         return stream
 
@@ -119,5 +120,6 @@ class Chat:
         if completion.finish_reason == FinishReason.ABORT and not completion.token_ids:
             return
         self._before.append((len(self.messages), self.token_ids))
-        self.messages += [message, {"role": "assistant", "content": completion.text}]
+        thought = {"reasoning_content": completion.reasoning} if completion.reasoning else {}
+        self.messages += [message, {"role": "assistant", "content": completion.text, **thought}]
         self.token_ids = (*completion.prompt_token_ids, *self._llm.answer_ids(completion))

@@ -6,15 +6,17 @@
 
 A text is continued as it stands; a list of messages goes through the model's chat template. Options that aren't given
 are those of the model's own generation config, or else the defaults of ``SamplingParams`` (greedy).
+
+Answers to messages are parted: what a model thinks between its template's tags, what it says, which tools it calls. Tools
+are shown to the model as its template does it, or in the system message where that knows none (``tool_notice`` says so).
 """
 
 import inspect
 import logging
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -24,9 +26,16 @@ from whimbrel.backends.open import OpenModel, open_model
 from whimbrel.backends.results import Completion, Score
 from whimbrel.backends.stream import Stream
 from whimbrel.backends.text import StopStrings
-from whimbrel.errors import InvalidParameter, ModelNotFound, UnsupportedCapability, UsageError
+from whimbrel.backends.written import Written
+from whimbrel.errors import InvalidParameter, MissingExtra, ModelNotFound, UnsupportedCapability, UsageError
+from whimbrel.models.answer import AnswerReader
 from whimbrel.models.chat import Message
+from whimbrel.models.reasoning import Thinking, ThinkingTags, find_tags, thinking_after
 from whimbrel.models.tokenizer import Tokenizer
+from whimbrel.models.tool_calls.parse import CallParser
+from whimbrel.models.tool_calls.plan import ToolPlan
+from whimbrel.models.tool_calls.template import ToolTemplate, checked_messages
+from whimbrel.models.tool_calls.tool import check_choice, read_tools
 
 if TYPE_CHECKING:
     from whimbrel.backends.document import Document
@@ -39,10 +48,13 @@ log = logging.getLogger(__name__)
 Prompt = str | Sequence[int] | Sequence[Message]
 """Text, token ids, or messages"""
 
+Tools = Sequence[Mapping[str, Any]]
+"""As in OpenAI's chat API: ``{"type": "function", "function": {"name", "description", "parameters", "strict"}}``"""
+
 OVERFLOWS = ("error", "truncate")
 
-REMEMBERED_CONVERSATIONS = 64
-"""Conversations whose text and ids are kept for their next turn; about 8 bytes a token."""
+TAIL_TOKENS = 32
+"""The end of a prompt, in which a template opens or closes the tags of thinking."""
 
 
 class LLM:
@@ -75,8 +87,7 @@ class LLM:
         self._overflow = overflow
         self._defaults = _defaults(opened.generation_config)
         self._stop_ids = _stop_ids(opened)
-        self._remembered: dict[str, array[int]] = {}  # rendered conversation -> its ids; the oldest goes first
-        self._remembered_lock = Lock()
+        self._written = Written()
 
     # --- text
 
@@ -95,24 +106,32 @@ class LLM:
     ) -> Stream:
         """An answer piece by piece; ``stream.result`` has all of it in the end.
 
-        ``stop``: texts that end the answer and are not part of it. ``template``: variables for the chat template.
-        ``shape``: what the answer must look like (``backends.shape``), from its first character to its last.
+        ``stop``: texts that end what is said, and are not part of it. ``template``: variables for the chat template
+        (``{"enable_thinking": False}``). ``shape``: what the answer must look like (``backends.shape``), from its first
+        character to its last; thinking comes before it where the model thinks.
+        ``tools``: what the model may ask to be done (see ``Tools``). ``tool_choice``: "auto" lets it call or answer,
+        "required" or a tool's name make it call, "none" shows it the tools and lets it call none.
+        ``parallel_tool_calls=False``: at most one call. Calls that must come, and calls of tools with ``strict``, are held
+        to the schemas of their arguments; others where llguidance is installed and can do it. ``shape`` beside tools is
+        that of an answer without calls.
         ``sampling``: fields of ``SamplingParams``. The work is done while the stream is iterated; leaving it early
         (``close``, or the end of a ``with``) frees its memory.
-        Raises ``UsageError`` (empty prompt, no chat template), ``InvalidParameter``, ``PromptTooLong``.
+        Raises ``UsageError`` (empty prompt, no chat template, tools beside a text), ``InvalidParameter`` (a schema that
+        can't be enforced), ``PromptTooLong``, ``UnsupportedCapability`` and ``MissingExtra`` where nothing can hold the
+        answer to what was asked.
         """
-        if tools:
-            raise UnsupportedCapability("tools are not here yet; leave them out")
+        plan = self._plan(tools, tool_choice, parallel=parallel_tool_calls)
         if not _are_messages(prompt):
+            if plan is not None:
+                raise UsageError("tools belong to a conversation; give messages instead of a text")
             return self.stream_ids(self.prompt_ids(prompt), stop=stop, overflow=overflow, shape=shape, **sampling)
-        messages = cast(Sequence[Message], prompt)
+        messages, cut = cast(Sequence[Message], prompt), 0
         if self.cuts(overflow):
-            messages, cut = self.fit_messages(messages, template, **sampling)
-        else:
-            cut = 0
-        text = self.render(messages, template)
-        ids = self._conversation_ids(text)
-        stream = self.stream_ids(ids, stop=stop, overflow="error", truncated=cut, shape=shape, **sampling)
+            messages, cut = self.fit_messages(messages, template, tools, **sampling)
+        text, ids = self._conversation(messages, template, tools)
+        stream = self._open_stream(
+            ids, stop=stop, overflow="error", truncated=cut, shape=shape, conversation=True, plan=plan, **sampling
+        )
         stream.on_end = lambda completion: self._remember(text, completion)
         return stream
 
@@ -199,16 +218,24 @@ class LLM:
         """Text of ids, control tokens by their names."""
         return self.tokenizer.decode(token_ids)
 
-    def render(self, messages: Sequence[Message], template: Mapping[str, Any] | None = None) -> str:
-        """The conversation as the model reads it, up to where its answer begins."""
+    def render(self, messages: Sequence[Message], template: Mapping[str, Any] | None = None, tools: Tools = ()) -> str:
+        """The conversation as the model reads it, up to where its answer begins.
+
+        Calls in messages may have their arguments as JSON text or as mappings. Raises ``UsageError`` for messages that
+        the template refuses or that can't be understood, ``InvalidParameter`` for tools.
+        """
         if self.chat_template is None:
             raise UsageError("this model has no chat template: it can go on with a text, but not answer messages")
         if not messages:
             raise UsageError("there are no messages; give at least one from the user")
-        return self.chat_template.render(messages, **{"add_generation_prompt": True, **(template or {})})
+        variables = {"add_generation_prompt": True, **(template or {})}
+        shown = read_tools(tools or variables.pop("tools", None) or ())
+        if not shown and not any(message.get("tool_calls") or message.get("role") == "tool" for message in messages):
+            return self.chat_template.render(checked_messages(messages), **variables)
+        return self._tools.render(messages, shown, **variables)
 
-    def prompt_ids(self, prompt: Prompt, template: Mapping[str, Any] | None = None) -> list[int]:
-        """The ids of a prompt. Raises ``UsageError`` if it is empty."""
+    def prompt_ids(self, prompt: Prompt, template: Mapping[str, Any] | None = None, tools: Tools = ()) -> list[int]:
+        """The ids of a prompt. Raises ``UsageError`` if it is empty, and as ``render`` does."""
         if isinstance(prompt, str):
             if not prompt:
                 raise UsageError("the prompt is empty; give some text to go on from")
@@ -216,13 +243,17 @@ class LLM:
         if len(prompt) == 0:
             raise UsageError("the prompt is empty; give a text, token ids or messages")
         if _are_messages(prompt):
-            return self._conversation_ids(self.render(cast(Sequence[Message], prompt), template))
+            return self._conversation(cast(Sequence[Message], prompt), template, tools)[1]
         if isinstance(prompt[0], str):
             raise UsageError("a list of texts is several prompts; use generate_many")
         return [int(id) for id in cast(Sequence[int], prompt)]
 
     def fit_messages(
-        self, messages: Sequence[Message], template: Mapping[str, Any] | None = None, **sampling: Any
+        self,
+        messages: Sequence[Message],
+        template: Mapping[str, Any] | None = None,
+        tools: Tools = (),
+        **sampling: Any,
     ) -> tuple[list[Message], int]:
         """The conversation without its oldest messages, as far as needed, and how many tokens that saves.
 
@@ -230,12 +261,12 @@ class LLM:
         """
         kept, room = list(messages), self._room(self.sampling_params(**sampling))
         first = 1 if kept and kept[0].get("role") == "system" else 0
-        whole = length = len(self.prompt_ids(kept, template))
+        whole = length = len(self.prompt_ids(kept, template, tools))
         while length > room and len(kept) > first + 1:
             del kept[first]
             while len(kept) > first + 1 and kept[first].get("role") != "user":
                 del kept[first]
-            length = len(self.prompt_ids(kept, template))
+            length = len(self.prompt_ids(kept, template, tools))
         if length < whole:
             log.warning("%d messages (%d tokens) were left out", len(messages) - len(kept), whole - length)
         return kept, whole - length
@@ -248,15 +279,17 @@ class LLM:
         overflow: str | None = None,
         truncated: int = 0,
         shape: "Shape | None" = None,
+        conversation: bool = False,
         **sampling: Any,
     ) -> Stream:
-        """``stream`` for a prompt of token ids. ``truncated``: tokens that were left out of it before."""
-        params = self.sampling_params(**sampling)
-        stops = StopStrings([stop] if isinstance(stop, str) else stop)
-        kept = self._fit(ids, params) if self.cuts(overflow) else list(ids)
-        grammar = None if shape is None else self.grammar(shape)
-        steps = self.executor.generate(Request(token_ids=tuple(kept), params=params, grammar=grammar))
-        return Stream(steps, self.tokenizer, stops, tuple(kept), truncated=truncated + len(ids) - len(kept))
+        """``stream`` for a prompt of token ids. ``truncated``: tokens that were left out of it before.
+
+        ``conversation``: the ids are a conversation's, up to where the model's answer begins, so that what it thinks is
+        parted from what it says.
+        """
+        return self._open_stream(
+            ids, stop=stop, overflow=overflow, truncated=truncated, shape=shape, conversation=conversation, **sampling
+        )
 
     def grammar(self, shape: "Shape") -> "Grammar":
         """A shape compiled for this model, for ``Request.grammar``; kept for the next time.
@@ -264,14 +297,9 @@ class LLM:
         Raises ``InvalidParameter`` for what can't be enforced, ``UnsupportedCapability`` for a backend that enforces
         nothing, ``MissingExtra`` without llguidance.
         """
-        from whimbrel.backends.grammar import compile_shape
-
-        if not self.capabilities.constraints:
-            raise UnsupportedCapability(
-                f"the backend {self.capabilities.backend!r} can't hold an answer to a shape; the native one can"
-            )
-        ends = self.tokenizer.eos_token_ids
-        return compile_shape(shape, self.tokenizer, (*ends, *sorted(self._stop_ids.difference(ends))))
+        grammar = self._grammar(shape, Thinking(), None)
+        assert grammar is not None
+        return grammar
 
     def sampling_params(self, **sampling: Any) -> SamplingParams:
         """What was asked, over the model's own defaults. Raises ``InvalidParameter``."""
@@ -281,6 +309,21 @@ class LLM:
         return replace(params, stop_token_ids=tuple({*params.stop_token_ids, *self._stop_ids}))
 
     # --- the model
+
+    @property
+    def tool_format(self) -> str | None:
+        """How this model writes tool calls ("hermes", "llama", ..., "generic"); None without a chat template."""
+        return None if self.chat_template is None else self._tools.format.name
+
+    @property
+    def tool_notice(self) -> str:
+        """What makes its calls worse than they could be; "" where nothing does."""
+        return "" if self.chat_template is None else self._tools.notice
+
+    @property
+    def thinks(self) -> bool:
+        """True if its chat template has tags for what it thinks before it answers."""
+        return bool(self._tags)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -341,12 +384,100 @@ class LLM:
         log.warning("%d of %d prompt tokens were cut off", len(ids) - room, len(ids))
         return head + list(ids[len(ids) - room + len(head) :])
 
+    def _open_stream(
+        self,
+        ids: Sequence[int],
+        *,
+        stop: str | Sequence[str],
+        overflow: str | None,
+        truncated: int,
+        shape: "Shape | None",
+        conversation: bool,
+        plan: ToolPlan | None = None,
+        **sampling: Any,
+    ) -> Stream:
+        params = self.sampling_params(**sampling)
+        stops = StopStrings([stop] if isinstance(stop, str) else stop)
+        kept = self._fit(ids, params) if self.cuts(overflow) else list(ids)
+        thinking = self._thinking(kept) if conversation else Thinking()
+        calls = CallParser(plan.format, plan.callable) if plan is not None and plan.callable else None
+        grammar = self._grammar(shape, thinking, plan)
+        steps = self.executor.generate(Request(token_ids=tuple(kept), params=params, grammar=grammar))
+        cut = truncated + len(ids) - len(kept)
+        reader = AnswerReader(thinking, calls)
+        return Stream(steps, self.tokenizer, stops, tuple(kept), truncated=cut, reader=reader)
+
+    # --- inside: tools and thinking
+
+    @cached_property
+    def _tools(self) -> ToolTemplate:
+        assert self.chat_template is not None
+        found = ToolTemplate(self.chat_template)
+        if found.notice:
+            log.warning("%s", found.notice)
+        return found
+
+    @property
+    def _tags(self) -> tuple[ThinkingTags, ...]:
+        return () if self.chat_template is None else find_tags(self.chat_template.source)
+
+    def _thinking(self, ids: Sequence[int]) -> Thinking:
+        """How the answer to these ids thinks."""
+        return thinking_after(self.detokenize(ids[-TAIL_TOKENS:]), self._tags)
+
+    def _plan(self, tools: Tools, choice: str, *, parallel: bool) -> ToolPlan | None:
+        """What calls an answer may have; None without tools."""
+        read = read_tools(tools)
+        check_choice(choice, read)
+        if not read:
+            return None
+        if self.chat_template is None:
+            raise UsageError("this model has no chat template: it can go on with a text, but not call tools")
+        return ToolPlan(format=self._tools.format, tools=read, choice=choice, parallel=parallel)
+
+    def _grammar(self, shape: "Shape | None", thinking: Thinking, plan: ToolPlan | None) -> "Grammar | None":
+        """What holds the answer to what was asked; None if nothing has to, or (calls that needn't fit) nothing can."""
+        if shape is None and plan is None:
+            return None
+        promised = shape is not None or (plan is not None and plan.binding)
+        if not self.capabilities.constraints:
+            if promised:
+                raise UnsupportedCapability(
+                    f"the backend {self.capabilities.backend!r} can't hold an answer to a shape or a schema; the native "
+                    "one can"
+                )
+            return None
+        from whimbrel.backends.answer_grammar import answer_grammar
+
+        ends = self.tokenizer.eos_token_ids
+        ends = (*ends, *sorted(self._stop_ids.difference(ends)))
+        try:
+            return answer_grammar(shape, thinking, plan, self.tokenizer, ends)
+        except (InvalidParameter, MissingExtra) as error:
+            if promised:
+                raise
+            log.warning("calls of tools aren't held to their schemas: %s", error)
+            return None
+
+    # --- inside: conversations
+
+    def _conversation(
+        self, messages: Sequence[Message], template: Mapping[str, Any] | None, tools: Tools
+    ) -> tuple[str, list[int]]:
+        """A conversation as text and ids. Parts that this model has written keep the ids that it wrote."""
+        text = self.render(messages, template, tools)
+        written = self._written.as_written(messages)
+        if written is not None:
+            other = self.render(written, template, tools)
+            known, _ = self._written.known(other)
+            if known and text.endswith(other[len(known) :]):  # what is new is what the template makes of it
+                text = other
+        return text, self._conversation_ids(text)
+
     def _conversation_ids(self, text: str) -> list[int]:
         """Ids of a rendered conversation. A part that this model has written keeps the ids that it wrote."""
-        with self._remembered_lock:
-            known = max((old for old in self._remembered if text.startswith(old)), key=len, default="")
-            ids = self._remembered.get(known)
-        if ids is not None:
+        known, ids = self._written.known(text)
+        if known:
             rest = self.continuation_ids(text[len(known) :])
             if rest is not None:
                 return [*ids, *rest]
@@ -372,12 +503,11 @@ class LLM:
         answer = self.answer_ids(completion)
         if completion.usage.truncated_tokens or not answer or completion.stop is not None:
             return
-        raw = b"".join(map(self.tokenizer.token_bytes, answer))
-        text = prompt + raw.decode("utf-8", "replace")
-        with self._remembered_lock:
-            self._remembered[text] = array("i", (*completion.prompt_token_ids, *answer))
-            while len(self._remembered) > REMEMBERED_CONVERSATIONS:
-                del self._remembered[next(iter(self._remembered))]
+        raw = b"".join(map(self.tokenizer.token_bytes, answer)).decode("utf-8", "replace")
+        self._written.remember(prompt + raw, (*completion.prompt_token_ids, *answer))
+        if completion.tool_calls:
+            calls = [(call.name, call.arguments) for call in completion.tool_calls]
+            self._written.remember_calls(completion.tool_calls[0].id, raw, completion.text, calls)
 
 
 def _are_messages(prompt: Prompt) -> bool:

@@ -1,15 +1,22 @@
-"""One answer while it is written: steps in, pieces of text out."""
+"""One answer while it is written: steps in, pieces of text, thoughts and calls out.
+
+The way of a token's bytes: whole characters, then ``AnswerReader``, which parts what is thought, said and called; what is
+said goes through the stop strings. A stop string inside a thought or a call's arguments ends nothing.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
+from uuid import uuid4
 
 from whimbrel.backends.executor import FinishReason, Step, StepStream, TokenLogprob
-from whimbrel.backends.results import Completion, Piece
+from whimbrel.backends.results import Completion, Piece, ToolCall, ToolCallPiece
 from whimbrel.backends.text import StopStrings, Utf8Stream
 from whimbrel.errors import UsageError
+from whimbrel.models.answer import AnswerReader
 from whimbrel.models.tokenizer import Tokenizer
+from whimbrel.models.tool_calls.parse import CallPart, Event
 
 
 class Stream:
@@ -23,8 +30,9 @@ class Stream:
         prompt_token_ids: tuple[int, ...],
         *,
         truncated: int = 0,
+        reader: AnswerReader | None = None,
     ) -> None:
-        """Made by ``LLM.stream``. ``truncated``: tokens that were cut off the prompt."""
+        """Made by ``LLM.stream``. ``truncated``: tokens that were cut off the prompt. ``reader``: None says it all."""
         self.on_end: Callable[[Completion], None] | None = None
         """called once with the result, when the answer is complete or the stream is closed"""
         self._steps = steps
@@ -33,7 +41,11 @@ class Stream:
         self._stops = stops
         self._prompt = prompt_token_ids
         self._truncated = truncated
+        self._reader = reader or AnswerReader()
+        self._hidden = tokenizer.special_ids - {tokenizer.token_id(mark) for mark in self._reader.marks}
         self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[ToolCall] = []
         self._ids: list[int] = []
         self._logprobs: list[TokenLogprob] = []
         self._prompt_logprobs: list[TokenLogprob] = []
@@ -79,26 +91,55 @@ class Stream:
         self._ids += step.token_ids
         self._logprobs += step.logprobs
         self._prompt_logprobs += step.prompt_logprobs
-        return self._piece(step, self._show(step))
+        return self._piece(step, *self._read(step))
 
-    def _show(self, step: Step) -> str:
-        """The text that this step lets us show; sets the reason where the answer ends."""
+    def _read(self, step: Step) -> tuple[str, str, tuple[ToolCallPiece, ...]]:
+        """What this step lets us show: text, thoughts, calls. Sets the reason where the answer ends."""
         written = step.token_ids[:-1] if step.finish_reason == FinishReason.STOP else step.token_ids
-        special = self._tokenizer.special_ids
-        data = b"".join(self._tokenizer.token_bytes(id) for id in written if id not in special)
-        text = self._stops.feed(self._characters.feed(data))
+        data = b"".join(self._tokenizer.token_bytes(id) for id in written if id not in self._hidden)
+        reasoning, events = self._reader.feed(self._characters.feed(data))
         reason = step.finish_reason
+        if reason is not None:
+            last, more = self._reader.finish()
+            reasoning, events = reasoning + last, events + more
+        shown = (*self._show(events, last=reason is not None), reasoning)
+        self._keep(*shown)
         if self._stops.found is not None:
             reason = FinishReason.STOP
             self._steps.close()
-        elif reason is not None:
-            text += self._stops.flush()
-        self._text.append(text)
         if reason is not None:
             self._end(reason)
-        return text
+        text, calls, reasoning = shown
+        return text, reasoning, calls
 
-    def _piece(self, step: Step, text: str) -> Piece:
+    def _show(self, events: list[Event], *, last: bool) -> tuple[str, tuple[ToolCallPiece, ...]]:
+        """Text up to a stop string, and calls before one."""
+        text, calls = "", []
+        for event in events:
+            if self._stops.found is not None:
+                break
+            if isinstance(event, CallPart):
+                text += self._stops.flush()  # no stop string goes on behind a call
+                calls.append(self._call_piece(event))
+            else:
+                text += self._stops.feed(event)
+        return text + (self._stops.flush() if last else ""), tuple(calls)
+
+    def _call_piece(self, part: CallPart) -> ToolCallPiece:
+        id = f"call_{uuid4().hex[:24]}" if part.name else ""
+        return ToolCallPiece(index=part.index, id=id, name=part.name, arguments=part.arguments)
+
+    def _keep(self, text: str, calls: tuple[ToolCallPiece, ...], reasoning: str) -> None:
+        self._text.append(text)
+        self._reasoning.append(reasoning)
+        for piece in calls:
+            if piece.id:
+                self._calls.append(ToolCall(id=piece.id, name=piece.name, arguments=piece.arguments))
+            else:
+                call = self._calls[piece.index]
+                self._calls[piece.index] = replace(call, arguments=call.arguments + piece.arguments)
+
+    def _piece(self, step: Step, text: str, reasoning: str, calls: tuple[ToolCallPiece, ...]) -> Piece:
         return Piece(
             text=text,
             token_ids=step.token_ids,
@@ -106,6 +147,8 @@ class Stream:
             prompt_tokens=len(self._prompt),
             logprobs=step.logprobs,
             finish_reason=self._reason,
+            reasoning=reasoning,
+            tool_calls=calls,
             cached_tokens=step.usage.cached_tokens,
             prefill=step.timings.prefill,
         )
@@ -140,6 +183,8 @@ class Stream:
             logprobs=tuple(self._logprobs),
             prompt_logprobs=tuple(self._prompt_logprobs),
             block_mass=_shares(self._last),
+            reasoning="".join(self._reasoning),
+            tool_calls=tuple(self._calls),
         )
 
     def drain(self) -> Completion:
@@ -149,10 +194,11 @@ class Stream:
         return self.result
 
     def close(self) -> None:
-        """Stop the answer where it is. Text that was held back for a stop string is part of the result."""
+        """Stop the answer where it is. What was held back, for a stop string or a mark, is part of the result."""
         if self._reason is None:
             self._steps.close()
-            self._text.append(self._stops.flush())
+            reasoning, events = self._reader.finish()
+            self._keep(*self._show(events, last=True), reasoning)
             self._end(FinishReason.ABORT)
 
     def __enter__(self) -> Self:
