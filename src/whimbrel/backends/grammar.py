@@ -9,11 +9,11 @@ that names a control token (``<|name|>``) lets it through. Everything is cached 
 
 import json
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
-from whimbrel.backends.guidance import explain, library, limits, vocabulary
+from whimbrel.backends.guidance import explain, library, problem_of, vocabulary
 from whimbrel.backends.json_schema import OPTIONS, enforceable
 from whimbrel.backends.shape import JsonObject, JsonSchema, Lark, OneOf, Regex, Shape, Sql
 from whimbrel.engine.constrain import Grammar
@@ -37,17 +37,25 @@ def grammar_from_lark(grammar: str, tokenizer: Tokenizer, eos_ids: Iterable[int]
     return compile_shape(Lark(grammar), tokenizer, eos_ids)
 
 
+def grammar_around(grammar: str, shape: Shape, tokenizer: Tokenizer, eos_ids: Iterable[int]) -> Grammar:
+    """The grammar of a text in Lark's syntax, in which ``@shape`` stands for the shape. Raises as ``compile_shape``."""
+
+    def source() -> str:
+        inner = _source(shape)
+        part = json.loads(inner)["grammars"][0] if inner.startswith("{") else {"lark_grammar": inner}
+        return json.dumps({"grammars": [{"lark_grammar": grammar}, {**part, "name": "shape"}]})
+
+    return vocabulary(tokenizer, eos_ids).compiled(f"{_key(shape)} in {grammar}", source)
+
+
 def check_schema(schema: Mapping[str, Any] | bool, *, strict: bool = True) -> None:
     """Raises ``InvalidParameter`` if an answer can't be held to the schema, with the keyword and its JSON pointer."""
-    source = _source(JsonSchema(schema, strict))
-    problem = library().LLMatcher.validate_grammar(source, None, limits=limits())
-    if problem:
-        raise InvalidParameter(f"the schema can't be enforced: {explain(problem)}")
+    _checked(_dumps(schema), strict)
 
 
 def json_rule(schema: Mapping[str, Any] | bool, *, strict: bool = True) -> str:
     """A rule's body in Lark's syntax: JSON of that schema. Raises ``InvalidParameter`` as ``check_schema`` does."""
-    return f"%json {json.dumps(_with_options(enforceable(schema, strict=strict)))}"
+    return f"%json {_checked(_dumps(schema), strict)}"
 
 
 def text_rule(text: str, tokenizer: Tokenizer) -> str:
@@ -78,7 +86,7 @@ def _source(shape: Shape) -> str:
         case JsonObject():
             source = _source(JsonSchema({"type": "object"}))
         case JsonSchema(schema, strict):
-            source = matcher.grammar_from_json_schema(_with_options(enforceable(schema, strict=strict)))
+            source = matcher.grammar_from_json_schema(_checked(_dumps(schema), strict))
         case Regex(pattern):
             source = matcher.grammar_from_regex(pattern)
         case Lark(grammar):
@@ -93,10 +101,20 @@ def _source(shape: Shape) -> str:
     return source
 
 
-def _with_options(schema: Mapping[str, Any] | bool) -> dict[str, Any]:
-    if isinstance(schema, bool):
-        return {"x-guidance": OPTIONS} if schema else {"not": {}}
-    return {**schema, "x-guidance": OPTIONS}
+@lru_cache(maxsize=256)
+def _checked(schema: str, strict: bool) -> str:
+    """The schema as llguidance enforces it, as JSON. Raises ``InvalidParameter`` where it can't."""
+    result = enforceable(json.loads(schema), strict=strict)
+    options = OPTIONS if strict else {**OPTIONS, "lenient": True}
+
+    def check(part: Any) -> str:
+        return problem_of(library().LLMatcher.grammar_from_json_schema({**part, "x-guidance": options}))
+
+    whole = {"anyOf": [result.schema]} if isinstance(result.schema, bool) else result.schema
+    if problem := check(whole):
+        pointer, problem = result.place(problem, check)
+        raise InvalidParameter(f"the schema can't be enforced at {pointer}: {explain(problem)}")
+    return json.dumps({**whole, "x-guidance": options})
 
 
 @cache
