@@ -81,7 +81,7 @@ class Document:
         """The answer piece by piece; options as for ``LLM.stream``, but for ``overflow``."""
         if self._closed:
             raise UsageError("this document has been closed; open it again")
-        return self.llm.stream_ids(self.prompt(question, template).ids, overflow="error", **options)
+        return self.llm.stream_ids(self.prompt(question, template).ids, overflow="error", conversation=True, **options)
 
     def ask(self, question: str, *, passages: int = 0, **options: Any) -> Completion:
         """The whole answer at once; options as for ``LLM.stream``, but for ``overflow``.
