@@ -12,7 +12,8 @@ class Brackets:
         self._python = python
         self._open: list[str] = []
         self._quote = ""
-        self._at = 0
+        self.at = 0
+        """how far the text was looked at"""
         self.commas: list[int] = []
         """where commas stand that only the first bracket holds"""
         self.mismatch = False
@@ -23,26 +24,26 @@ class Brackets:
 
         ``text`` is all of it so far.
         """
-        while self._at < len(text) and not self.mismatch:
+        while self.at < len(text) and not self.mismatch:
             step = self._string(text) if self._quote else self._code(text)
             if step == 0:
                 return None
-            self._at += step
+            self.at += step
             if not self._open and not self._quote:
-                return self._at
+                return self.at
         return None
 
     def _string(self, text: str) -> int:
         """Length of the next unit inside a string; 0 if more text is needed to tell."""
-        if text[self._at] == "\\":
-            return 2 if self._at + 1 < len(text) else 0
-        if text.startswith(self._quote, self._at):
+        if text[self.at] == "\\":
+            return 2 if self.at + 1 < len(text) else 0
+        if text.startswith(self._quote, self.at):
             length, self._quote = len(self._quote), ""
             return length
         return 0 if self._is_cut(text, self._quote) else 1
 
     def _code(self, text: str) -> int:
-        character = text[self._at]
+        character = text[self.at]
         if character in self._quotes:
             return self._begin_string(text, character)
         if character in PAIRS:
@@ -50,16 +51,16 @@ class Brackets:
         elif character in "}])":
             self.mismatch = not self._open or self._open.pop() != character
         elif character == "," and len(self._open) == 1:
-            self.commas.append(self._at)
+            self.commas.append(self.at)
         return 1
 
     def _begin_string(self, text: str, character: str) -> int:
         triple = character * 3
         if self._python and self._is_cut(text, triple):
             return 0
-        self._quote = triple if self._python and text.startswith(triple, self._at) else character
+        self._quote = triple if self._python and text.startswith(triple, self.at) else character
         return len(self._quote)
 
     def _is_cut(self, text: str, mark: str) -> bool:
         """True if the text ends within what may be ``mark``."""
-        return len(text) - self._at < len(mark) and mark.startswith(text[self._at :])
+        return len(text) - self.at < len(mark) and mark.startswith(text[self.at :])

@@ -202,8 +202,8 @@ class CallParser:
         brackets, given = Brackets(), 0
         while True:
             end = brackets.scan(self._text)
-            self._add(self._text[given : end or len(self._text)])
-            given = end or len(self._text)
+            self._add(self._text[given : brackets.at])
+            given = brackets.at
             if end is not None or self._over or brackets.mismatch:
                 break
             yield
