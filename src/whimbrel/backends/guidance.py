@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 KEPT_GRAMMARS = 64
 """Compiled grammars that are kept for a tokenizer."""
 
+MOST_FORCED = 16_384
+"""Tokens that a shape may begin with where it leaves no choice."""
+
 SENTINEL = "\x02"
 """A character that joins with no other: what is put before a text, so that it isn't cut as a beginning"""
 
@@ -43,9 +46,31 @@ def limits() -> Any:
 
 
 def explain(error: str) -> str:
-    """The library's message without the parser's state, on one line."""
-    lines = [line.strip() for line in error.replace("<non-verbose/>", "").splitlines()]
-    return " ".join(line for line in lines if line) or "no reason was given"
+    """The library's message without the parser's state, on one line; "" of nothing."""
+    if "look-around" in error or "lookaround" in error:
+        return (
+            "look-ahead, look-behind and word boundaries aren't supported in regular expressions; write it without them"
+        )
+    if "oneOf constraints" in error:
+        return (
+            "the options of oneOf don't exclude each other visibly, as different types or different constants of a required"
+            " property do; use anyOf, or make them differ"
+        )
+    if "NoExtensionBias" in error:
+        return "no text satisfies it"
+    lines = (line.strip() for line in error.replace("<non-verbose/>", "").splitlines())
+    return " ".join(line for line in lines if line)
+
+
+def problem_of(source: str) -> str:
+    """What is wrong with a grammar, whatever the vocabulary; "" if nothing is."""
+    problem: str = library().LLMatcher.validate_grammar(source, None, limits=limits())
+    return problem
+
+
+def pattern_problem(pattern: str) -> str:
+    """What is wrong with a regular expression; "" if nothing is."""
+    return explain(problem_of(library().LLMatcher.grammar_from_json_schema({"type": "string", "pattern": pattern})))
 
 
 class Vocabulary:
@@ -102,11 +127,26 @@ class CompiledGrammar:
         self._lock = threading.Lock()
         if self._first.is_error():
             raise InvalidParameter(f"no answer can be held to this: {explain(self._first.get_error())}")
+        try:
+            self._try_beginning()
+        except WhimbrelError as error:
+            raise InvalidParameter(f"no answer can be held to this: {error}") from None
 
     def start(self) -> "GuidedMatcher":
         """A matcher at the beginning."""
         with self._lock:
             return GuidedMatcher(self._first.deep_copy(), self._vocabulary)
+
+    def _try_beginning(self) -> None:
+        """Raise what the first steps would: a shape that nothing satisfies, or that never ends, or too large a one."""
+        matcher, count = self.start(), 0
+        while run := matcher.forced():
+            count += len(run)
+            if count > MOST_FORCED:
+                raise WhimbrelError(f"it begins with more than {MOST_FORCED} forced tokens, or never ends")
+            matcher.advance(run)
+        if not matcher.is_complete:
+            matcher.mask(np.zeros(self._vocabulary.words * 32, np.float32))
 
 
 class GuidedMatcher:
@@ -180,7 +220,7 @@ class GuidedMatcher:
         """Raise what stopped the library: a grammar that makes too much work, or an error of its own."""
         if self._matcher.is_error():
             reason = explain(self._matcher.get_error())
-            raise WhimbrelError(f"the answer's shape became too much to follow; make it simpler ({reason})")
+            raise WhimbrelError(f"the answer's shape can't be followed: {reason}")
 
 
 class _Tokens:
