@@ -8,6 +8,7 @@ that names a control token (``<|name|>``) lets it through. Everything is cached 
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 from importlib.resources import files
@@ -19,6 +20,10 @@ from whimbrel.backends.shape import JsonObject, JsonSchema, Lark, OneOf, Regex, 
 from whimbrel.engine.constrain import Grammar
 from whimbrel.errors import InvalidParameter
 from whimbrel.models.tokenizer import Tokenizer
+
+RULE_OPTIONS = re.compile(r"^\s*[A-Za-z_][\w-]*\s*\[([^\]]*)\]\s*:", re.MULTILINE)
+"""What stands in brackets between a rule's name and its colon"""
+
 
 # --- what others call
 
@@ -88,8 +93,9 @@ def _source(shape: Shape) -> str:
         case JsonSchema(schema, strict):
             source = matcher.grammar_from_json_schema(_checked(_dumps(schema), strict))
         case Regex(pattern):
-            source = matcher.grammar_from_regex(pattern)
+            source = matcher.grammar_from_regex(library().regex_to_lark(pattern, "dw"))
         case Lark(grammar):
+            _check_options(grammar)
             source = matcher.grammar_from_lark(grammar)
         case OneOf(choices):
             texts = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in dict.fromkeys(choices))
@@ -99,6 +105,16 @@ def _source(shape: Shape) -> str:
         case _:
             raise InvalidParameter(f"a {type(shape).__name__} is no shape; see whimbrel.backends.shape")
     return source
+
+
+def _check_options(grammar: str) -> None:
+    """Raises ``InvalidParameter`` for options of rules that would be ignored, or would take written text back."""
+    for options in RULE_OPTIONS.findall(grammar):
+        if found := re.search(r"\b(stop|max_tokens|temperature)\s*=", options):
+            raise InvalidParameter(
+                f"the rule option {found[1]!r} of the grammar isn't supported; use suffix= or lazy instead of stop, and the"
+                " request's own max_tokens and temperature"
+            )
 
 
 @lru_cache(maxsize=256)
@@ -113,7 +129,8 @@ def _checked(schema: str, strict: bool) -> str:
     whole = {"anyOf": [result.schema]} if isinstance(result.schema, bool) else result.schema
     if problem := check(whole):
         pointer, problem = result.place(problem, check)
-        raise InvalidParameter(f"the schema can't be enforced at {pointer}: {explain(problem)}")
+        reason = explain(re.sub(r"json-schema:///#/\$defs/(\w+)", lambda name: result.names[name[1]], problem))
+        raise InvalidParameter(f"the schema can't be enforced at {pointer}: {reason}")
     return json.dumps({**whole, "x-guidance": options})
 
 

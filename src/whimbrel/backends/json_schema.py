@@ -93,6 +93,8 @@ class Enforceable:
     schema: Converted
     places: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """(JSON pointer, converted subschema), the innermost first"""
+    names: dict[str, str] = field(default_factory=dict)
+    """definition -> JSON pointer of what it was made from"""
 
     def place(self, problem: str, check: Callable[[Any], str]) -> tuple[str, str]:
         """The innermost part that has the problem by itself: its JSON pointer, and its own problem.
@@ -155,7 +157,8 @@ class _Converter:
             log.warning("the answer is not held to all of its schema: left out were %s", "; ".join(self._left_out))
         if isinstance(schema, dict) and definitions:
             schema = {**schema, "$defs": definitions}
-        return Enforceable(schema, self._places)
+        names = {name: pointer for (pointer, _), name in self._definitions.items()}
+        return Enforceable(schema, self._places, names)
 
     # --- one subschema
 
