@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 
 from whimbrel.backends.grammar import compile_shape, grammar_around, grammar_from_lark, json_rule
+from whimbrel.backends.json_schema import ANNOTATIONS
 from whimbrel.backends.shape import Shape
 from whimbrel.engine.constrain import Grammar
 from whimbrel.errors import InvalidParameter
@@ -29,7 +30,6 @@ from whimbrel.models.tool_calls.tool import Tool
 KEYWORD = re.compile(r"[^\s,=()\[\]{}\"'`]+")
 """A parameter's name that can stand before ``=`` in a Python call"""
 
-DESCRIPTIVE = {"title", "description", "default", "examples", "$schema", "$id", "$comment", "deprecated", "type"}
 NAMED_PARTS = ("$defs", "definitions")
 
 
@@ -216,7 +216,7 @@ class _Writer:
 def _check_keywords(tool: Tool) -> None:
     """Raises ``InvalidParameter`` where a Python call can't say all that the schema demands."""
     schema = tool.parameters
-    known = DESCRIPTIVE | {"properties", "required", "additionalProperties", *NAMED_PARTS}
+    known = ANNOTATIONS | {"type", "properties", "required", "additionalProperties"}
     properties: Sequence[str] = list(schema.get("properties", {}))
     for keyword in schema:
         if keyword not in known and not keyword.startswith("x-"):
