@@ -28,7 +28,7 @@ from whimbrel.models.tool_calls.plan import ToolPlan
 from whimbrel.models.tool_calls.tool import Tool
 
 KEYWORD = re.compile(r"[^\s,=()\[\]{}\"'`]+")
-"""A parameter's name that can stand before ``=`` in a Python call"""
+"""A name that can stand before ``(`` or ``=`` in a Python call"""
 
 NAMED_PARTS = ("$defs", "definitions")
 
@@ -120,7 +120,7 @@ class _Writer:
         head = self._until("head", "", plan.format.begin, but=self._but_thoughts())
         rest = self._block(plan, "", opened=True)
         tail = self._text(plan.format)
-        return f"({head} {rest})* {tail}" if self._parallel(plan) else f"{tail} | {head} {rest}"
+        return f"({head} {rest})* {tail}" if plan.several else f"{tail} | {head} {rest}"
 
     def _text(self, format: ToolFormat) -> str:
         """A rule: text without calls."""
@@ -147,15 +147,12 @@ class _Writer:
         calls = [self._call(n, tool, plan) for n, tool in enumerate(plan.callable)]
         self._rules.append(f"call: {' | '.join(calls)}")
         # A block of one call each is begun anew by its mark: where text may come between them, that isn't fixed.
-        several = self._parallel(plan) and not (opened and format.end and format.end in format.between)
+        several = plan.several and not (opened and format.end and format.end in format.between)
         between = f"({self._literal(format.between)} call)*" if several else ""
         lead = f"{self._mark(format.lead)}?" if format.lead and self._id(format.lead) is not None else ""
         opening, closing = self._literal(begin + format.opening), self._literal(format.closing + format.end)
         self._rules.append(" ".join(part for part in ("block:", lead, opening, "call", between, closing) if part))
         return "block"
-
-    def _parallel(self, plan: ToolPlan) -> bool:
-        return plan.parallel and plan.format.parallel
 
     def _call(self, number: int, tool: Tool, plan: ToolPlan) -> str:
         strict = plan.forced or tool.strict
@@ -175,6 +172,8 @@ class _Writer:
         """The arguments of a Python call: each parameter by its name, in the schema's order, values in JSON."""
         schema = tool.parameters
         needed = set(schema.get("required", ()))
+        if not KEYWORD.fullmatch(tool.name):
+            raise InvalidParameter("a Python call can't have this name; call it by letters and digits")
         if strict:
             _check_keywords(tool)
         parts = {name: schema[name] for name in NAMED_PARTS if name in schema}

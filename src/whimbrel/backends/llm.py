@@ -110,7 +110,7 @@ class LLM:
         (``{"enable_thinking": False}``). ``shape``: what the answer must look like (``backends.shape``), from its first
         character to its last; thinking comes before it where the model thinks.
         ``tools``: what the model may ask to be done (see ``Tools``). ``tool_choice``: "auto" lets it call or answer,
-        "required" or a tool's name make it call, "none" shows it the tools and lets it call none.
+        "required" makes it call, a tool's name that one, once; "none" shows it the tools and lets it call none.
         ``parallel_tool_calls=False``: at most one call. Calls that must come, and calls of tools with ``strict``, are held
         to the schemas of their arguments; others where llguidance is installed and can do it. ``shape`` beside tools is
         that of an answer without calls.

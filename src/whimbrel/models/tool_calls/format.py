@@ -27,7 +27,7 @@ class ToolFormat:
     lead: str = ""
     """what may come before a call, where there is no ``begin``"""
     parallel: bool = True
-    """several calls in one answer"""
+    """several calls in one answer; where not, several are read all the same, but a grammar lets one through"""
 
     @property
     def marks(self) -> frozenset[str]:
@@ -87,5 +87,9 @@ MINICPM = ToolFormat(
 )
 """MiniCPM3 and MiniCPM4: Python calls with keywords, one a line"""
 
-GENERIC = replace(HERMES, name="generic")
-"""For models whose chat template knows no tools, or writes calls in a way that isn't known here"""
+GENERIC = replace(HERMES, name="generic", parallel=False)
+"""For models whose chat template knows no tools, or writes calls in a way that isn't known here.
+
+One call at a time: a model that wasn't trained to call tools doesn't know when to stop (SmolLM2-135M called the same one
+until its tokens ran out).
+"""

@@ -27,6 +27,11 @@ class ToolPlan:
         return self.forced or (self.choice == "auto" and any(tool.strict for tool in self.tools))
 
     @property
+    def several(self) -> bool:
+        """True where more than one call may come; a named tool is called once."""
+        return self.parallel and self.format.parallel and self.choice in ("auto", "required")
+
+    @property
     def callable(self) -> tuple[Tool, ...]:
         """The tools that this answer may call."""
         if self.choice == "none":
