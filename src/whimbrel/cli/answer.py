@@ -9,7 +9,7 @@ from whimbrel.errors import UsageError
 
 if TYPE_CHECKING:
     from whimbrel.backends.llm import LLM
-    from whimbrel.backends.results import Completion
+    from whimbrel.backends.results import Completion, Piece
     from whimbrel.backends.stream import Stream
 
 ANSWER_TOKENS = 1024
@@ -64,34 +64,44 @@ def answer_tokens(llm: "LLM", prompt_tokens: int, asked: int | None) -> int:
 
 
 def show_stream(stream: "Stream", prompt_tokens: int, *, quiet: bool = False) -> "Completion":
-    """Run a stream to its end, writing text as it comes; Ctrl-C stops it and is raised again when all is tidy."""
+    """Run a stream to its end, writing text as it comes; Ctrl-C stops it and is raised again when all is tidy.
+
+    What the model thinks goes to standard error.
+    """
     try:
-        text = _read_prompt(stream, prompt_tokens)
-        _write(text, quiet)
+        thinking = _write(_read_prompt(stream, prompt_tokens), quiet)
         for piece in stream:
-            _write(piece.text, quiet)
+            thinking = _write(piece, quiet, thinking=thinking)
     finally:
         stream.close()
-        _write("\n", quiet)
+        if not quiet:
+            terminal.write("\n")
     return stream.result
 
 
-def _read_prompt(stream: "Stream", prompt_tokens: int) -> str:
-    """Show progress until the first token is written; returns the text that came with it."""
+def _read_prompt(stream: "Stream", prompt_tokens: int) -> "Piece | None":
+    """Show progress until the first token is written; returns the piece that has it."""
     if prompt_tokens < _SHOW_READING_FROM:
-        return next(stream).text
+        return next(stream)
     with terminal.progress("tokens") as progress:
         progress("reading", 0, prompt_tokens)
         for piece in stream:
             progress("reading", piece.processed, prompt_tokens)
             if piece.token_ids or piece.finish_reason:
-                return piece.text
-    return ""
+                return piece
+    return None
 
 
-def _write(text: str, quiet: bool) -> None:
-    if text and not quiet:
-        terminal.write(text)
+def _write(piece: "Piece | None", quiet: bool, *, thinking: bool = False) -> bool:
+    """Show a piece; True if the model thinks, so that what it says begins on a line of its own."""
+    if piece is None or quiet:
+        return False
+    terminal.aside(piece.reasoning)
+    thinking = thinking or bool(piece.reasoning)
+    if piece.text:
+        terminal.aside("\n\n" if thinking else "")
+        terminal.write(piece.text)
+    return thinking and not piece.text
 
 
 def last_line(completion: "Completion") -> str:
@@ -120,6 +130,7 @@ def as_json(completion: "Completion", llm: "LLM") -> dict[str, Any]:
         "attention": "dense" if sparse is None else asdict(sparse),
         "warnings": list(llm.capabilities.warnings),
         "text": completion.text,
+        "reasoning": completion.reasoning,
         "finish_reason": str(completion.finish_reason),
         "stop": completion.stop,
         "passages": [asdict(passage) for passage in completion.passages],

@@ -93,7 +93,7 @@ def ask(
         read_map = map_of(llm, ids, documents) if passages else None
     _check_length(llm, files, len(ids), sampling.get("max_tokens"))
     sampling["max_tokens"] = answer_tokens(llm, len(ids), sampling.get("max_tokens"))
-    stream = llm.stream_ids(ids, block_mass=passages > 0, **sampling)
+    stream = llm.stream_ids(ids, block_mass=passages > 0, conversation=True, **sampling)
     completion = show_stream(stream, len(ids) - known, quiet=json)
     if passages and read_map is not None:
         completion = read_map.with_passages(completion, passages)

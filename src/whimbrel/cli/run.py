@@ -76,7 +76,7 @@ def run(
     messages = [{"role": "system", "content": system}] if system else []
     ids = llm.prompt_ids(text if raw else [*messages, {"role": "user", "content": text}])
     sampling["max_tokens"] = answer_tokens(llm, len(ids), sampling.get("max_tokens"))
-    stream = llm.stream_ids(ids, **sampling)
+    stream = llm.stream_ids(ids, conversation=not raw, **sampling)
     completion = show_stream(stream, len(ids), quiet=json)
     if json:
         terminal.result_json(as_json(completion, llm))

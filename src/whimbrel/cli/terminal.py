@@ -66,6 +66,13 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
+def aside(text: str) -> None:
+    """A piece of what is no result but worth seeing as it comes (a model's thinking): dimmed, on standard error."""
+    if text and not _flags.quiet:
+        sys.stderr.write(f"\x1b[2m{text}\x1b[0m" if draws() else text)
+        sys.stderr.flush()
+
+
 def result(text: str) -> None:
     """One line, or more, of a result."""
     print(text, flush=True)
