@@ -354,10 +354,10 @@ def test_forced_calls_are_calls(speaking: Callable[[str], LLM], name: str) -> No
 def test_a_call_that_was_begun_is_held_to_its_schema(speaking: Callable[[str], LLM], name: str) -> None:
     """``logit_bias`` makes the model want to begin a call, and ``<`` or ``{`` where that is text."""
     llm = speaking(SOURCES[name])
-    begin = llm._tools.format.begin or '{"name"'
+    begin = llm._dialect.tools.format.begin or '{"name"'
     ids = llm.tokenize(begin, add_special=False, parse_special=True)
     bias = {ids[0]: 60.0}
-    grammar = llm._grammar(None, llm._thinking([]), llm._plan(TOOLS, "auto", parallel=False))
+    grammar = llm._grammar(None, llm._dialect.thinking([]), llm._dialect.plan(TOOLS, "auto", parallel=False))
     assert grammar is not None
     matcher = grammar.start()
     matcher.advance(ids)
@@ -368,7 +368,7 @@ def test_a_call_that_was_begun_is_held_to_its_schema(speaking: Callable[[str], L
         begun = llm.chat([QUESTION], tools=TOOLS, max_tokens=200, seed=1, logit_bias=bias, parallel_tool_calls=False)
         assert len(begun.tool_calls) == 1 and begun.finish_reason == "stop"
         check(begun.tool_calls)
-    none = llm._grammar(None, llm._thinking([]), llm._plan(TOOLS, "none", parallel=True))
+    none = llm._grammar(None, llm._dialect.thinking([]), llm._dialect.plan(TOOLS, "none", parallel=True))
     assert none is not None
     with pytest.raises(Exception, match="can't follow"):
         none.start().advance(ids)
@@ -382,8 +382,8 @@ def test_thinking_comes_before_what_is_constrained(speaking: Callable[[str], LLM
         mark = "<tool_call>" if llm.tokenizer.token_id("<tool_call>") is None else "<tool"
         thought = f"Hm, {{}} {mark} no.\n</think>\n\n"
         thought = thought if source == templates.DEEPSEEK else f"<think>\n{thought}"
-        for plan, answer in ((None, '{"city": "Oslo"}'), (llm._plan(TOOLS, "required", parallel=False), CALL)):
-            grammar = llm._grammar(shape if plan is None else None, llm._thinking(prompt), plan)
+        for plan, answer in ((None, '{"city": "Oslo"}'), (llm._dialect.plan(TOOLS, "required", parallel=False), CALL)):
+            grammar = llm._grammar(shape if plan is None else None, llm._dialect.thinking(prompt), plan)
             assert grammar is not None
             matcher = grammar.start()
             matcher.advance(llm.tokenize(thought + answer, add_special=False, parse_special=True))

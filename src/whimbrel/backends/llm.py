@@ -15,12 +15,12 @@ import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from whimbrel.backends.chat import Chat
+from whimbrel.backends.dialect import Dialect, Tools
 from whimbrel.backends.executor import Capabilities, Executor, FinishReason, Request, SamplingParams
 from whimbrel.backends.open import OpenModel, open_model
 from whimbrel.backends.results import Completion, Score
@@ -29,13 +29,11 @@ from whimbrel.backends.text import StopStrings
 from whimbrel.backends.written import Written
 from whimbrel.errors import InvalidParameter, MissingExtra, ModelNotFound, UnsupportedCapability, UsageError
 from whimbrel.models.answer import AnswerReader
-from whimbrel.models.chat import Message
-from whimbrel.models.reasoning import Thinking, ThinkingTags, find_tags, thinking_after
+from whimbrel.models.chat import ChatTemplate, Message
+from whimbrel.models.reasoning import Thinking
 from whimbrel.models.tokenizer import Tokenizer
 from whimbrel.models.tool_calls.parse import CallParser
 from whimbrel.models.tool_calls.plan import ToolPlan
-from whimbrel.models.tool_calls.template import ToolTemplate, checked_messages
-from whimbrel.models.tool_calls.tool import check_choice, read_tools
 
 if TYPE_CHECKING:
     from whimbrel.backends.document import Document
@@ -48,13 +46,7 @@ log = logging.getLogger(__name__)
 Prompt = str | Sequence[int] | Sequence[Message]
 """Text, token ids, or messages"""
 
-Tools = Sequence[Mapping[str, Any]]
-"""As in OpenAI's chat API: ``{"type": "function", "function": {"name", "description", "parameters", "strict"}}``"""
-
 OVERFLOWS = ("error", "truncate")
-
-TAIL_TOKENS = 32
-"""The end of a prompt, in which a template opens or closes the tags of thinking."""
 
 
 class LLM:
@@ -76,7 +68,7 @@ class LLM:
         opened = model if isinstance(model, OpenModel) else self._open(model, options)
         self.executor: Executor = opened.executor
         self.tokenizer: Tokenizer = opened.tokenizer
-        self.chat_template = opened.chat_template
+        self._dialect = Dialect(opened.chat_template, opened.tokenizer)
         self.config = opened.config
         self.source = opened.source
         self.name: str | None = model if isinstance(model, str) else None
@@ -120,7 +112,7 @@ class LLM:
         can't be enforced), ``PromptTooLong``, ``UnsupportedCapability`` and ``MissingExtra`` where nothing can hold the
         answer to what was asked.
         """
-        plan = self._plan(tools, tool_choice, parallel=parallel_tool_calls)
+        plan = self._dialect.plan(tools, tool_choice, parallel=parallel_tool_calls)
         if not _are_messages(prompt):
             if plan is not None:
                 raise UsageError("tools belong to a conversation; give messages instead of a text")
@@ -224,15 +216,7 @@ class LLM:
         Calls in messages may have their arguments as JSON text or as mappings. Raises ``UsageError`` for messages that
         the template refuses or that can't be understood, ``InvalidParameter`` for tools.
         """
-        if self.chat_template is None:
-            raise UsageError("this model has no chat template: it can go on with a text, but not answer messages")
-        if not messages:
-            raise UsageError("there are no messages; give at least one from the user")
-        variables = {"add_generation_prompt": True, **(template or {})}
-        shown = read_tools(tools or variables.pop("tools", None) or ())
-        if not shown and not any(message.get("tool_calls") or message.get("role") == "tool" for message in messages):
-            return self.chat_template.render(checked_messages(messages), **variables)
-        return self._tools.render(messages, shown, **variables)
+        return self._dialect.render(messages, template or {}, tools)
 
     def prompt_ids(self, prompt: Prompt, template: Mapping[str, Any] | None = None, tools: Tools = ()) -> list[int]:
         """The ids of a prompt. Raises ``UsageError`` if it is empty, and as ``render`` does."""
@@ -313,17 +297,26 @@ class LLM:
     @property
     def tool_format(self) -> str | None:
         """How this model writes tool calls ("hermes", "llama", ..., "generic"); None without a chat template."""
-        return None if self.chat_template is None else self._tools.format.name
+        return None if self.chat_template is None else self._dialect.tools.format.name
 
     @property
     def tool_notice(self) -> str:
         """What makes its calls worse than they could be; "" where nothing does."""
-        return "" if self.chat_template is None else self._tools.notice
+        return "" if self.chat_template is None else self._dialect.tools.notice
 
     @property
     def thinks(self) -> bool:
         """True if its chat template has tags for what it thinks before it answers."""
-        return bool(self._tags)
+        return bool(self._dialect.tags)
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """None for a model that goes on with texts but answers no messages; another one can be set."""
+        return self._dialect.template
+
+    @chat_template.setter
+    def chat_template(self, template: ChatTemplate | None) -> None:
+        self._dialect = Dialect(template, self.tokenizer)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -399,41 +392,13 @@ class LLM:
         params = self.sampling_params(**sampling)
         stops = StopStrings([stop] if isinstance(stop, str) else stop)
         kept = self._fit(ids, params) if self.cuts(overflow) else list(ids)
-        thinking = self._thinking(kept) if conversation else Thinking()
+        thinking = self._dialect.thinking(kept) if conversation else Thinking()
         calls = CallParser(plan.format, plan.callable) if plan is not None and plan.callable else None
         grammar = self._grammar(shape, thinking, plan)
         steps = self.executor.generate(Request(token_ids=tuple(kept), params=params, grammar=grammar))
         cut = truncated + len(ids) - len(kept)
         reader = AnswerReader(thinking, calls)
         return Stream(steps, self.tokenizer, stops, tuple(kept), truncated=cut, reader=reader)
-
-    # --- inside: tools and thinking
-
-    @cached_property
-    def _tools(self) -> ToolTemplate:
-        assert self.chat_template is not None
-        found = ToolTemplate(self.chat_template)
-        if found.notice:
-            log.warning("%s", found.notice)
-        return found
-
-    @property
-    def _tags(self) -> tuple[ThinkingTags, ...]:
-        return () if self.chat_template is None else find_tags(self.chat_template.source)
-
-    def _thinking(self, ids: Sequence[int]) -> Thinking:
-        """How the answer to these ids thinks."""
-        return thinking_after(self.detokenize(ids[-TAIL_TOKENS:]), self._tags)
-
-    def _plan(self, tools: Tools, choice: str, *, parallel: bool) -> ToolPlan | None:
-        """What calls an answer may have; None without tools."""
-        read = read_tools(tools)
-        check_choice(choice, read)
-        if not read:
-            return None
-        if self.chat_template is None:
-            raise UsageError("this model has no chat template: it can go on with a text, but not call tools")
-        return ToolPlan(format=self._tools.format, tools=read, choice=choice, parallel=parallel)
 
     def _grammar(self, shape: "Shape | None", thinking: Thinking, plan: ToolPlan | None) -> "Grammar | None":
         """What holds the answer to what was asked; None if nothing has to, or (calls that needn't fit) nothing can."""
