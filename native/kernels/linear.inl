@@ -6,7 +6,9 @@
 //
 // Decoding reads a row block as one stream: two at once reached 11 GB/s where one reaches 16-25 (one Zen 4 core,
 // K = 576). It prefetches 4 KiB ahead: SmolLM2's layers on two cores of an Intel Xeon with AMX come at 30, 34, 37 and 37 GB/s
-// with 1, 2, 4 and 8 KiB. From kLinearRows rows on it is compute-bound and takes two row blocks.
+// with 1, 2, 4 and 8 KiB. With more rows it is compute-bound: tiles of up to kLinearRows rows of two row blocks, or of
+// kTallRows of one, fetch the blocks that come next while they pass over one again and again (Zen 4, 16 rows of
+// SmolLM2's gate and up: 147 us without, 119 with; 8 bit in tall tiles: its head 1.73 ms, in pairs 1.95).
 
 // What a code of zero stands for, as a multiple to add: value = scale * code + this.
 template <Layout L>
@@ -15,9 +17,17 @@ inline F32 offset_of(F32 scale, const uint16_t* mins) {
   else return mins ? fma(scale, splat(-128.0f), load_f16(mins)) : mul(scale, splat(-128.0f));
 }
 
+// What a tile fetches for later: for each of its runs of inputs `lines` lines, from `offset` bytes behind its codes on.
+struct Fetch {
+  size_t offset;
+  int lines;
+};
+
 // sums[b][m] = rows m0 .. m0 + M of the activations times row blocks b, 8-bit integer dot products per run of inputs.
+// Meanwhile codes are fetched that are wanted soon.
 template <Layout L, int M, int B>
-inline void tile_int8(const Weight& w, RowBlock (&blocks)[B], const Activations& a, int m0, F32 (&sums)[B][M]) {
+inline void tile_int8(const Weight& w, RowBlock (&blocks)[B], const Activations& a, int m0, Fetch ahead,
+                      F32 (&sums)[B][M]) {
   constexpr int kInputsPerLine = L == Layout::q4 ? 8 : 4;
   const int run = w.group < kActivationGroup ? w.group : kActivationGroup;
   const size_t k = size_t(a.k);
@@ -28,7 +38,11 @@ inline void tile_int8(const Weight& w, RowBlock (&blocks)[B], const Activations&
   const int group_shift = w.group / run == 1 ? 0 : w.group / run == 2 ? 1 : 2;
   for (int b = 0; b < B; ++b)
     for (int m = 0; m < M; ++m) sums[b][m] = zero();
+  const uint8_t* fetched[B];
+  for (int b = 0; b < B; ++b) fetched[b] = blocks[b].codes + ahead.offset;
   for (int r = 0; r * run < a.k; ++r) {
+    for (int b = 0; b < B; ++b, fetched[b - 1] += 64 * ahead.lines)
+      for (int line = 0; line < ahead.lines; ++line) prefetch(fetched[b] + 64 * line);
     I32 dots[B][M];
     for (int b = 0; b < B; ++b)
       for (int m = 0; m < M; ++m) dots[b][m] = izero();
@@ -36,7 +50,6 @@ inline void tile_int8(const Weight& w, RowBlock (&blocks)[B], const Activations&
       Line lines[B];
       for (int b = 0; b < B; ++b) {
         lines[b] = load_line(blocks[b].codes);
-        if (M <= 2) prefetch(blocks[b].codes + 4096);
         blocks[b].codes += 64;
       }
 #pragma GCC unroll 8
@@ -166,6 +179,29 @@ inline void emit_swiglu(const LinearJob& job, const Weight& w, int first_row, in
   else store_first(job.args.out + at, value, n);
 }
 
+// Lines of codes in one run of 32 inputs (or of 16, where scales come so often).
+template <Layout L>
+inline int lines_of_run(const Weight& w) {
+  return (w.group < kActivationGroup ? w.group : kActivationGroup) / (L == Layout::q4 ? 8 : 4);
+}
+
+// One or two rows read a row block as one stream.
+template <Layout L, int M>
+inline Fetch ahead_of_one(const Weight& w) {
+  return M <= 2 ? Fetch{4096, lines_of_run<L>(w)} : Fetch{0, 0};
+}
+
+// Further rows pass over a block in tiles of at most `height`; with each of them an equal part of the block that lies
+// `blocks` on comes in. (The processor's own prefetch begins anew with each block of 5 KB.)
+template <Layout L>
+inline Fetch ahead_of_tile(int rows, int height, const Weight& w, int blocks, int m0) {
+  const int tiles = (rows + height - 1) / height, tile = m0 * tiles / rows, lines = lines_of_run<L>(w);
+  const int each = (lines + tiles - 1) / tiles;
+  if (tile * each >= lines) return {0, 0};
+  const int runs = w.k / (lines * (L == Layout::q4 ? 8 : 4));
+  return {size_t(blocks) * w.code_stride + size_t(tile * runs * each) * 64, each};
+}
+
 // M rows of one row block, any layout.
 template <int M>
 inline void tile_one(const LinearJob& job, const Weight& w, int block, int m0, F32 (&sums)[1][M]) {
@@ -177,10 +213,10 @@ inline void tile_one(const LinearJob& job, const Weight& w, int block, int m0, F
     case Layout::bf16: return tile_dense<Layout::bf16, M>(job.x, blocks[0], a, m0, sums);
     case Layout::q8:
       if (job.args.bf16_activations) return tile_bf16_activations<Layout::q8, M>(w, blocks[0], a, m0, sums);
-      return tile_int8<Layout::q8, M, 1>(w, blocks, a, m0, sums);
+      return tile_int8<Layout::q8, M, 1>(w, blocks, a, m0, ahead_of_one<Layout::q8, M>(w), sums);
     case Layout::q4:
       if (job.args.bf16_activations) return tile_bf16_activations<Layout::q4, M>(w, blocks[0], a, m0, sums);
-      return tile_int8<Layout::q4, M, 1>(w, blocks, a, m0, sums);
+      return tile_int8<Layout::q4, M, 1>(w, blocks, a, m0, ahead_of_one<Layout::q4, M>(w), sums);
   }
 }
 
@@ -199,13 +235,15 @@ inline void rows_of_block(const LinearJob& job, int index, int column, int block
 }
 
 // Two row blocks at once: neighbours of one weight, or the same block of gate and up.
+// A function of its own for each height, so that each gets all registers.
 template <Layout L, int M>
-inline void rows_of_two(const LinearJob& job, int index, int column, int block, int m0) {
+[[gnu::noinline]] static void rows_of_two(const LinearJob& job, int index, int column, int block, int m0) {
   F32 sums[2][M];
   const Weight& w = *job.args.weights[index];
   const bool swiglu = job.args.epilogue == LinearArgs::Epilogue::swiglu;
   RowBlock blocks[2] = {row_block(w, block), swiglu ? row_block(*job.args.weights[1], block) : row_block(w, block + 1)};
-  tile_int8<L, M, 2>(w, blocks, job.activations, m0, sums);
+  const Fetch ahead = ahead_of_tile<L>(job.args.rows, kLinearRows, w, swiglu ? 1 : 2, m0);
+  tile_int8<L, M, 2>(w, blocks, job.activations, m0, ahead, sums);
   for (int m = 0; m < M; ++m) {
     if (swiglu) {
       emit_swiglu(job, w, block * kRowsPerBlock, m0 + m, sums[0][m], sums[1][m]);
@@ -213,6 +251,47 @@ inline void rows_of_two(const LinearJob& job, int index, int column, int block, 
       emit(job, w, column, block * kRowsPerBlock, m0 + m, sums[0][m]);
       emit(job, w, column, (block + 1) * kRowsPerBlock, m0 + m, sums[1][m]);
     }
+  }
+}
+
+// One row block, 8-bit activations; of a swiglu the other one after it.
+template <Layout L, int M>
+[[gnu::noinline]] static void tall_rows(const LinearJob& job, int index, int column, int block, int m0) {
+  const bool swiglu = job.args.epilogue == LinearArgs::Epilogue::swiglu;
+  F32 sums[2][1][M];
+  for (int i = 0; i <= int(swiglu); ++i) {
+    const Weight& w = *job.args.weights[index + i];
+    RowBlock blocks[1] = {row_block(w, block)};
+    tile_int8<L, M, 1>(w, blocks, job.activations, m0, ahead_of_tile<L>(job.args.rows, kTallRows, w, 1, m0), sums[i]);
+  }
+  const Weight& w = *job.args.weights[index];
+  for (int m = 0; m < M; ++m) {
+    if (swiglu) emit_swiglu(job, w, block * kRowsPerBlock, m0 + m, sums[0][0][m], sums[1][0][m]);
+    else emit(job, w, column, block * kRowsPerBlock, m0 + m, sums[0][0][m]);
+  }
+}
+
+// `rows` rows from m0 on, at most M: of two row blocks, or tall.
+template <Layout L, int M, bool two>
+inline void tile_of(const LinearJob& job, int index, int column, int block, int m0, int rows) {
+  if (rows < M) {
+    if constexpr (M > 1) tile_of<L, M - 1, two>(job, index, column, block, m0, rows);
+  } else if constexpr (two) {
+    rows_of_two<L, M>(job, index, column, block, m0);
+  } else {
+    tall_rows<L, M>(job, index, column, block, m0);
+  }
+}
+
+// All rows, in tiles of nearly the same height: 16 rows as 6 + 5 + 5.
+template <Layout L, int height, bool two>
+inline void all_rows(const LinearJob& job, int index, int column, int block) {
+  const int rows = job.args.rows;
+  int m = 0;
+  for (int tiles = (rows + height - 1) / height; tiles > 0; --tiles) {
+    const int count = (rows - m + tiles - 1) / tiles;
+    tile_of<L, height, two>(job, index, column, block, m, count);
+    m += count;
   }
 }
 
@@ -232,13 +311,15 @@ inline int compute_block(const LinearJob& job, int index, int column, int block,
   int m = 0;
   if (quantized_int8(args, w)) {
     if (block_by_amx(job, index, column, block)) return 1;
-    const bool two = swiglu ? same_codes(w, *args.weights[1]) : block + 1 < last_block;
-    if (two && args.rows >= kLinearRows && kLinearBlocks == 2) {
-      const auto tile = w.layout == Layout::q4 ? rows_of_two<Layout::q4, kLinearRows> : rows_of_two<Layout::q8, kLinearRows>;
-      for (; m + kLinearRows <= args.rows; m += kLinearRows) tile(job, index, column, block, m);
-      const auto one = w.layout == Layout::q4 ? rows_of_two<Layout::q4, 1> : rows_of_two<Layout::q8, 1>;
-      for (; m < args.rows; ++m) one(job, index, column, block, m);
+    const bool alike = !swiglu || same_codes(w, *args.weights[1]);
+    if (kLinearBlocks == 2 && w.layout == Layout::q4 && alike && args.rows >= kLinearRows && (swiglu || block + 1 < last_block)) {
+      all_rows<Layout::q4, kLinearRows, true>(job, index, column, block);
       return swiglu ? 1 : 2;
+    }
+    if (kTallRows > kFloatRows && alike && args.rows > kFloatRows) {
+      if (w.layout == Layout::q4) all_rows<Layout::q4, kTallRows, false>(job, index, column, block);
+      else all_rows<Layout::q8, kTallRows, false>(job, index, column, block);
+      return 1;
     }
   }
   for (; m + kFloatRows <= args.rows; m += kFloatRows) rows_of_block<kFloatRows>(job, index, column, block, m);
@@ -272,10 +353,13 @@ inline void linear(const LinearArgs& args, ThreadPool& pool) {
   }
   const LinearJob job{args, a, args.norm_weight ? a.normed : args.x, columns[num_weights]};
   // Claiming a task costs a cache line's trip between cores: with few rows, 8 tasks a thread took 7% longer than 3.
-  const int wanted = (args.rows < 16 ? 3 : 8) * pool.size(), total = blocks[num_weights];
-  const int tasks = total < wanted ? total : wanted;
+  // Tasks begin at even blocks where two are computed at a time: an odd one at the end would take nearly as long as two.
+  const int unit = kLinearBlocks == 2 && args.rows >= kLinearRows && !swiglu ? 2 : 1;
+  const int wanted = (args.rows < 16 ? 3 : 8) * pool.size(), total = blocks[num_weights], units = (total + unit - 1) / unit;
+  const int tasks = units < wanted ? units : wanted;
   pool.run(tasks, [&](int task) {
-    const int first = int(int64_t(task) * total / tasks), last = int(int64_t(task + 1) * total / tasks);
+    const int first = unit * int(int64_t(task) * units / tasks), end = unit * int(int64_t(task + 1) * units / tasks);
+    const int last = end < total ? end : total;
     for (int i = 0; i < num_weights; ++i) {
       const int from = first > blocks[i] ? first : blocks[i], to = last < blocks[i + 1] ? last : blocks[i + 1];
       for (int block = from; block < to;)
@@ -288,9 +372,9 @@ inline void linear(const LinearArgs& args, ThreadPool& pool) {
 // out[row] = scale * table[ids[row]].
 inline void embedding(const EmbeddingArgs& args, ThreadPool& pool) {
   const Weight& w = *args.table;
-  pool.run((args.rows + 15) / 16, [&](int task) {
-    const int last = (task + 1) * 16 < args.rows ? (task + 1) * 16 : args.rows;
-    for (int row = task * 16; row < last; ++row) {
+  pool.run((args.rows + 3) / 4, [&](int task) {
+    const int last = (task + 1) * 4 < args.rows ? (task + 1) * 4 : args.rows;
+    for (int row = task * 4; row < last; ++row) {
       const int id = args.ids[row], lane = id % kRowsPerBlock;
       const RowBlock block = row_block(w, id / kRowsPerBlock);
       for (int k = 0; k < w.k; ++k) args.out[size_t(row) * size_t(w.k) + size_t(k)] = args.scale * value_at(w, block, lane, k);

@@ -14,7 +14,7 @@ struct Line { __m256i lo, hi; }; // 64 bytes: 16 dwords of 4 bytes, or of 2 bf16
 
 // 16 registers: a row of accumulators takes two, so 4 x 1 leave eight for the line's halves and what is multiplied. Of 2,
 // 3, 4 and 6 rows, 4 is the fastest or within 5% of it for every layout (3072 x 576, 64 rows, one core).
-constexpr int kLinearRows = 4, kLinearBlocks = 1, kFloatRows = 4, kAttendRows = 4, kAttendVectors = 1, kScoreRows = 2;
+constexpr int kLinearRows = 4, kLinearBlocks = 1, kTallRows = 1, kFloatRows = 4, kAttendRows = 4, kAttendVectors = 1, kScoreRows = 2;
 
 inline F32 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 inline F32 splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }

@@ -14,7 +14,7 @@ struct Line { __m512i v; }; // 64 bytes: 16 dwords of 4 bytes, or of 2 bf16
 
 // Register tiles of the kernels: rows x row blocks of the 8-bit linear, query rows of attention.
 // 6 x 2 accumulators twice (int32 and fp32) and 4 unpacked lines fill the 32 registers.
-constexpr int kLinearRows = 6, kLinearBlocks = 2, kFloatRows = 4, kAttendRows = 6, kAttendVectors = 4, kScoreRows = 8;
+constexpr int kLinearRows = 6, kLinearBlocks = 2, kTallRows = 8, kFloatRows = 4, kAttendRows = 6, kAttendVectors = 4, kScoreRows = 8;
 
 inline F32 zero() { return {_mm512_setzero_ps()}; }
 inline F32 splat(float x) { return {_mm512_set1_ps(x)}; }

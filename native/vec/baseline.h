@@ -23,7 +23,7 @@ struct I32 { Int4 v[4]; };     // 16 int32
 struct Line { Word4 v[4]; };   // 64 bytes: 16 dwords of 4 bytes, or of 2 bf16
 
 // 16 registers of four lanes: 2 x 1 accumulators take half of them.
-constexpr int kLinearRows = 2, kLinearBlocks = 1, kFloatRows = 2, kAttendRows = 2, kAttendVectors = 1, kScoreRows = 1;
+constexpr int kLinearRows = 2, kLinearBlocks = 1, kTallRows = 1, kFloatRows = 2, kAttendRows = 2, kAttendVectors = 1, kScoreRows = 1;
 
 // Same bits, another type.
 template <class To, class From>

@@ -14,7 +14,7 @@ struct I32 { int32x4_t v[4]; };    // 16 int32
 struct Line { uint32x4_t v[4]; };  // 64 bytes: 16 dwords of 4 bytes, or of 2 bf16
 
 // 32 registers: a row of accumulators takes four, 3 x 1 of int32 and of fp32 leave eight for the line's nibbles.
-constexpr int kLinearRows = 3, kLinearBlocks = 1, kFloatRows = 4, kAttendRows = 4, kAttendVectors = 1, kScoreRows = 3;
+constexpr int kLinearRows = 3, kLinearBlocks = 1, kTallRows = 1, kFloatRows = 4, kAttendRows = 4, kAttendVectors = 1, kScoreRows = 3;
 
 template <class Lanes, class Operation>
 inline Lanes each(Lanes a, Operation operation) {
