@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
+import numpy.typing as npt
 
 from whimbrel.engine.constrain import Row
 from whimbrel.errors import InvalidParameter, MissingExtra, UnsupportedCapability, WhimbrelError
@@ -24,6 +25,9 @@ KEPT_GRAMMARS = 64
 
 MOST_FORCED = 16_384
 """Tokens that a shape may begin with where it leaves no choice."""
+
+FEW_WORDS = 64
+"""Words of a mask up to which the ids in it are looked up one by one."""
 
 SENTINEL = "\x02"
 """A character that joins with no other: what is put before a text, so that it isn't cut as a beginning"""
@@ -152,42 +156,37 @@ class CompiledGrammar:
 class GuidedMatcher:
     """Implements ``engine.constrain.Matcher``. The end is kept here; the library only knows what comes before it."""
 
-    __slots__ = ("_bits", "_ended", "_eos_ids", "_matcher")
+    __slots__ = ("_address", "_ended", "_eos_ids", "_matcher", "_words")
 
     def __init__(self, matcher: "llguidance.LLMatcher", vocabulary: Vocabulary) -> None:
         """Made by ``CompiledGrammar.start``."""
         self._matcher = matcher
         self._eos_ids = vocabulary.eos_ids
         self._ended = False
-        self._bits = np.zeros(vocabulary.words, np.uint32)
+        self._words = np.zeros(vocabulary.words, np.uint32)
+        self._address = self._words.ctypes.data  # asking anew takes 20 µs
 
     def mask(self, logits: Row) -> None:
         """See ``Matcher.mask``. Rows of the network behind the vocabulary are impossible too."""
         if self._ended:
             raise WhimbrelError("the answer has ended; nothing can follow")
-        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._matcher.unsafe_compute_mask_ptr(self._address, self._words.nbytes)
         self._check()
-        np.invert(self._bits, out=self._bits)
-        bits = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: len(logits)].view(np.bool_)
-        np.copyto(logits[: len(bits)], -np.inf, where=bits)  # 10 µs for 49,152 ids; np.putmask takes 33
-        logits[len(bits) :] = -np.inf
+        _exclude(logits, self._words)
 
     def advance(self, token_ids: Sequence[int]) -> None:
-        """See ``Matcher.advance``. Nothing changes where it raises for an id that can't come."""
-        ids = list(token_ids)
-        ends = bool(ids) and ids[-1] in self._eos_ids
-        body = ids[:-1] if ends else ids
-        taken = 0 if self._ended else self._matcher.try_consume_tokens(body)
-        self._check()
-        if ends and taken == len(body) and not self._ended and self._may_end():
-            self._ended = True
+        """See ``Matcher.advance``. A matcher that has raised is of no use any more."""
+        if not token_ids:
             return
-        if ends and taken == len(body) and not self._ended:  # a grammar may name an ending token in its middle
-            taken += self._matcher.try_consume_tokens(ids[-1:])
+        *body, last = token_ids
+        if not self._ended and (not body or self._matcher.consume_tokens(body)):
+            if last in self._eos_ids and (self._matcher.is_stopped() or self._matcher.is_accepting()):
+                self._ended = True
+                return
+            if self._matcher.consume_token(last):
+                return
             self._check()
-        if self._ended or taken < len(ids):
-            self._matcher.rollback(taken)
-            raise WhimbrelError(f"token {ids[taken]} can't follow in the shape that the answer was given")
+        raise WhimbrelError(f"one of the tokens {list(token_ids)} can't follow in the shape that the answer was given")
 
     def forced(self) -> tuple[int, ...]:
         """See ``Matcher.forced``."""
@@ -213,14 +212,28 @@ class GuidedMatcher:
         """See ``Matcher.is_complete``."""
         return self._ended
 
-    def _may_end(self) -> bool:
-        return self._matcher.is_stopped() or self._matcher.is_accepting()
-
     def _check(self) -> None:
         """Raise what stopped the library: a grammar that makes too much work, or an error of its own."""
         if self._matcher.is_error():
             reason = explain(self._matcher.get_error())
             raise WhimbrelError(f"the answer's shape can't be followed: {reason}")
+
+
+def _exclude(logits: Row, words: npt.NDArray[np.uint32]) -> None:
+    """In place: -inf for every logit [V] whose bit in ``words`` isn't set, and for those that have none."""
+    some = np.flatnonzero(words)
+    if len(some) <= FEW_WORDS:  # 15 µs where it takes 45 to unpack all of 49,152 bits
+        bits = np.unpackbits(words[some].view(np.uint8), bitorder="little").reshape(len(some), 32)
+        row, bit = np.nonzero(bits)
+        ids = some[row] * 32 + bit
+        ids = ids[ids < len(logits)]
+        allowed = logits[ids]
+        logits.fill(-np.inf)
+        logits[ids] = allowed
+        return
+    bits = np.unpackbits(np.invert(words).view(np.uint8), bitorder="little")[: len(logits)].view(np.bool_)
+    np.copyto(logits[: len(bits)], -np.inf, where=bits)  # 10 µs; np.putmask takes 33
+    logits[len(bits) :] = -np.inf
 
 
 class _Tokens:
