@@ -1,7 +1,8 @@
 """Driver: one thread steps a model's engine and carries what each step wrote to the event loop.
 
-One wake-up of the loop per step, however many answers it advanced: on two cores a step of a small model lasts 4 ms with
-both busy, so every switch of threads is taken from the kernels. ``Flow`` is one answer on the loop's side.
+At most one call to the loop per step, however many answers it advanced, and none for answers that were shown something
+a moment ago: on two cores a step of a small model lasts 4 ms with both busy, so every switch of threads is taken from the
+kernels. ``Flow`` is one answer on the loop's side.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 
 from whimbrel.backends.llm import LLM
 from whimbrel.backends.results import Completion, Piece
@@ -19,32 +21,61 @@ from whimbrel.server.errors import Busy
 log = logging.getLogger(__name__)
 
 
+EVENT_SECONDS = 0.02
+"""Tokens that come within this time travel together: fifty events a second look smooth, and each costs as much as a third
+of a percent of a core. The first token never waits."""
+
+
 class Flow:
-    """One answer on its way: an async iterator of lists of pieces. Belongs to the event loop."""
+    """One answer on its way: an async iterator of lists of pieces.
+
+    The driver's thread appends to ``arrived``; all else belongs to the event loop.
+    """
 
     def __init__(self, driver: "Driver", stream: Stream) -> None:
         """Made by ``Driver.open``."""
         self.stream = stream
+        self.arrived: deque[Piece] = deque()
+        self.wanted = True
+        """the loop waits for the next piece; otherwise it looks by itself before long, and needs no call"""
         self._driver = driver
-        self._pieces: list[Piece] = []
         self._error: BaseException | None = None
         self._ended = False
         self._ready = asyncio.Event()
+        self._begun = False
+        self._taken = 0.0
 
     def __aiter__(self) -> "Flow":
         return self
 
     async def __anext__(self) -> list[Piece]:
         """What has come since the last time. Raises what the backend raised."""
-        while not self._pieces:
+        if self._begun and not self._ended:
+            await self._pause()
+        while not self.arrived:
             if self._error is not None:
                 raise self._error
             if self._ended:
                 raise StopAsyncIteration
             self._ready.clear()
-            await self._ready.wait()
-        pieces, self._pieces = self._pieces, []
+            self.wanted = True  # before the second look: the driver appends before it reads this
+            if not self.arrived:
+                await self._ready.wait()
+        pieces = [self.arrived.popleft() for _ in range(len(self.arrived))]
+        self._begun = self._begun or any(piece.token_ids for piece in pieces)
+        self._taken = monotonic()
         return pieces
+
+    async def _pause(self) -> None:
+        """Let further tokens come, unless the answer ends."""
+        left = self._taken + EVENT_SECONDS - monotonic()
+        if left > 0:
+            self._ready.clear()
+            timer = asyncio.get_running_loop().call_later(left, self._ready.set)
+            try:
+                await self._ready.wait()
+            finally:
+                timer.cancel()
 
     async def drain(self) -> Completion:
         """The whole answer."""
@@ -57,20 +88,20 @@ class Flow:
         """The answer, once the iteration has ended."""
         return self.stream.result
 
-    def cancel(self) -> None:
-        """Stop the answer; at once for whoever iterates, and before its next step for the engine. Idempotent."""
+    def cancel(self, error: BaseException | None = None) -> None:
+        """Stop the answer before the engine's next step; whoever iterates gets ``error``, or the end. Idempotent."""
         if not self._ended:
-            self._driver.cancel(self)
+            self._driver.cancel(self, error)
 
-    def take(self, pieces: list[Piece], error: BaseException | None, ended: bool) -> None:
-        """Called by the driver, on the loop."""
-        self._pieces += pieces
+    def wake(self, error: BaseException | None, ended: bool) -> None:
+        """Called by the driver, on the loop, when something has come that is waited for, and at the end."""
         self._error = self._error or error
-        self._ended = self._ended or ended or error is not None
+        self._ended = self._ended or ended
         self._ready.set()
 
 
-Delivery = tuple[Flow, list[Piece], BaseException | None, bool]
+Delivery = tuple[Flow, BaseException | None, bool]
+"""an answer to wake, what went wrong, whether it has ended"""
 
 
 class Driver:
@@ -84,7 +115,7 @@ class Driver:
         self._limit = llm.capabilities.max_sequences + max_queue
         self._loop = asyncio.get_running_loop()
         self._new: deque[Flow] = deque()
-        self._cancelled: deque[Flow] = deque()
+        self._cancelled: deque[tuple[Flow, BaseException | None]] = deque()
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"driver of {llm.name or llm.source}", daemon=True)
@@ -110,9 +141,9 @@ class Driver:
         self._wake.set()
         return flow
 
-    def cancel(self, flow: Flow) -> None:
-        """Stop an answer."""
-        self._cancelled.append(flow)
+    def cancel(self, flow: Flow, error: BaseException | None = None) -> None:
+        """Stop an answer; ``error`` is what its reader is told."""
+        self._cancelled.append((flow, error))
         self._wake.set()
 
     async def close(self) -> None:
@@ -148,28 +179,29 @@ class Driver:
             flows.append(self._new.popleft())
         gone: list[Delivery] = []
         while self._cancelled:
-            flow = self._cancelled.popleft()
+            flow, error = self._cancelled.popleft()
             if flow in flows:
                 flow.stream.close()
                 flows.remove(flow)
-                gone.append((flow, [], None, True))
+                gone.append((flow, error, True))
         self._hand_over(gone)
 
     def _deliver(self, flows: list[Flow]) -> None:
         """Everything that the last step left in the streams."""
         batch: list[Delivery] = []
         for flow in flows:
-            pieces: list[Piece] = []
             error: BaseException | None = None
             try:
                 while (piece := flow.stream.poll()) is not None:
-                    pieces.append(piece)
+                    flow.arrived.append(piece)
             except Exception as raised:  # noqa: BLE001  (whoever reads the answer raises it)
                 error = raised
-            if pieces or error is not None or flow.stream.ended:
-                batch.append((flow, pieces, error, flow.stream.ended))
-        for flow, _, error, ended in batch:
-            if ended or error is not None:
+            ended = error is not None or flow.stream.ended
+            if ended or (flow.wanted and flow.arrived):
+                flow.wanted = False
+                batch.append((flow, error, ended))
+        for flow, _, ended in batch:
+            if ended:
                 flows.remove(flow)
         self._hand_over(batch)
 
@@ -178,7 +210,7 @@ class Driver:
             flows.append(self._new.popleft())
         for flow in flows:
             flow.stream.close()
-        self._hand_over([(flow, [], error, True) for flow in flows])
+        self._hand_over([(flow, error, True) for flow in flows])
         flows.clear()
 
     def _hand_over(self, batch: list[Delivery]) -> None:
@@ -191,7 +223,7 @@ class Driver:
     # --- on the event loop
 
     def _take(self, batch: list[Delivery]) -> None:
-        for flow, pieces, error, ended in batch:
-            if ended or error is not None:
+        for flow, error, ended in batch:
+            if ended:
                 self.open_answers -= 1
-            flow.take(pieces, error, ended)
+            flow.wake(error, ended)

@@ -20,7 +20,7 @@ def usual_load(settings: ServerSettings) -> Callable[[str], LLM]:
     """A function from a name to its model. It raises what ``resolve`` and ``open_model`` raise."""
 
     def load(name: str) -> LLM:
-        options = {**settings.model_options}
+        options = {"step_seconds": STEP_SECONDS, **settings.model_options}
         path = resolve(name)
         refuse_too_large(path, options.get("weights"))
         if options.get("cache_bytes") is None:

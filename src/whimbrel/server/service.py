@@ -73,6 +73,11 @@ class Service:
         """Answers that run or wait."""
         return len(self._answers)
 
+    def end_answers(self) -> None:
+        """Tell whoever still waits for an answer that the server stops."""
+        for answer in list(self._answers):
+            answer.flow.cancel(Stopping("the server was stopped before the answer was complete; ask again"))
+
     def stats(self) -> dict[str, EngineStats]:
         """Counters and gauges of each engine by model. Waits for a step, so not to be called on the event loop."""
         executors = {name: resident.llm.executor for name, resident in list(self.pool.residents.items())}
