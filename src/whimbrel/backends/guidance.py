@@ -7,6 +7,7 @@ into tokens as the model's own tokenizer cuts it, and the last ones are held bac
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
@@ -26,8 +27,11 @@ KEPT_GRAMMARS = 64
 MOST_FORCED = 16_384
 """Tokens that a shape may begin with where it leaves no choice."""
 
-FEW_WORDS = 64
-"""Words of a mask up to which the ids in it are looked up one by one."""
+KEPT_MASKS = 64
+"""Masks whose ids are kept. Inside a text the same one comes again and again, and unpacking its bits takes 45 µs, applying
+it 5."""
+KEPT_TEXTS = 1024
+"""Forced texts whose tokens are kept: those of a schema's keys come again and again."""
 
 SENTINEL = "\x02"
 """A character that joins with no other: what is put before a text, so that it isn't cut as a beginning"""
@@ -77,19 +81,56 @@ def pattern_problem(pattern: str) -> str:
     return explain(problem_of(library().LLMatcher.grammar_from_json_schema({"type": "string", "pattern": pattern})))
 
 
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Which ids can come: by the shorter list, of those that can or of those that can't."""
+
+    ids: npt.NDArray[np.intp]
+    allows: bool
+    """True if ``ids`` are those that can"""
+
+    @classmethod
+    def of(cls, words: npt.NDArray[np.uint32], size: int) -> "Mask":
+        """From a bit for each of ``size`` ids."""
+        bits = np.unpackbits(words.view(np.uint8), count=size, bitorder="little").view(np.bool_)
+        allows = bool(np.count_nonzero(bits) * 2 < size)
+        return cls(np.flatnonzero(bits if allows else ~bits), allows)
+
+    def apply(self, logits: Row, size: int) -> None:
+        """Make the others -inf, in place: of the first ``size`` logits [V], and all behind those."""
+        ids = self.ids if size <= len(logits) else self.ids[self.ids < len(logits)]
+        if self.allows:
+            kept = logits[ids]
+            logits.fill(-np.inf)
+            logits[ids] = kept
+        else:
+            logits[ids] = -np.inf
+            logits[size:] = -np.inf
+
+
 class Vocabulary:
     """A tokenizer's tokens for ``llguidance``, and the grammars that were compiled for them."""
 
     def __init__(self, tokenizer: Tokenizer, eos_ids: tuple[int, ...]) -> None:
         """``eos_ids`` end an answer."""
         self.eos_ids = eos_ids
-        self.words = (tokenizer.vocab_size + 31) // 32
-        """32-bit words of a mask"""
+        self.size = tokenizer.vocab_size
         tokens = _Tokens(tokenizer, eos_ids)
         self.tokenizer = library().LLTokenizer(tokens, eos_token=list(eos_ids))
         tokens.greedy = self.tokenizer.greedy_tokenize
+        self._masks: dict[bytes, Mask] = {}
         self._grammars: OrderedDict[str, CompiledGrammar] = OrderedDict()
         self._lock = threading.Lock()
+
+    def mask(self, words: npt.NDArray[np.uint32]) -> Mask:
+        """What these bits exclude."""
+        key = words.tobytes()
+        mask = self._masks.get(key)
+        if mask is None:
+            if len(self._masks) >= KEPT_MASKS:
+                self._masks.clear()
+            mask = self._masks[key] = Mask.of(words, self.size)
+        return mask
 
     def compiled(self, key: str, source: Callable[[], str]) -> "CompiledGrammar":
         """The grammar of that key, compiled from its source unless it is here already."""
@@ -150,20 +191,21 @@ class CompiledGrammar:
                 raise WhimbrelError(f"it begins with more than {MOST_FORCED} forced tokens, or never ends")
             matcher.advance(run)
         if not matcher.is_complete:
-            matcher.mask(np.zeros(self._vocabulary.words * 32, np.float32))
+            matcher.mask(np.zeros(self._vocabulary.size, np.float32))
 
 
 class GuidedMatcher:
     """Implements ``engine.constrain.Matcher``. The end is kept here; the library only knows what comes before it."""
 
-    __slots__ = ("_address", "_ended", "_eos_ids", "_matcher", "_words")
+    __slots__ = ("_address", "_ended", "_eos_ids", "_matcher", "_vocabulary", "_words")
 
     def __init__(self, matcher: "llguidance.LLMatcher", vocabulary: Vocabulary) -> None:
         """Made by ``CompiledGrammar.start``."""
         self._matcher = matcher
+        self._vocabulary = vocabulary
         self._eos_ids = vocabulary.eos_ids
         self._ended = False
-        self._words = np.zeros(vocabulary.words, np.uint32)
+        self._words = np.zeros((vocabulary.size + 31) // 32, np.uint32)
         self._address = self._words.ctypes.data  # asking anew takes 20 µs
 
     def mask(self, logits: Row) -> None:
@@ -172,7 +214,7 @@ class GuidedMatcher:
             raise WhimbrelError("the answer has ended; nothing can follow")
         self._matcher.unsafe_compute_mask_ptr(self._address, self._words.nbytes)
         self._check()
-        _exclude(logits, self._words)
+        self._vocabulary.mask(self._words).apply(logits, self._vocabulary.size)
 
     def advance(self, token_ids: Sequence[int]) -> None:
         """See ``Matcher.advance``. A matcher that has raised is of no use any more."""
@@ -219,23 +261,6 @@ class GuidedMatcher:
             raise WhimbrelError(f"the answer's shape can't be followed: {reason}")
 
 
-def _exclude(logits: Row, words: npt.NDArray[np.uint32]) -> None:
-    """In place: -inf for every logit [V] whose bit in ``words`` isn't set, and for those that have none."""
-    some = np.flatnonzero(words)
-    if len(some) <= FEW_WORDS:  # 15 µs where it takes 45 to unpack all of 49,152 bits
-        bits = np.unpackbits(words[some].view(np.uint8), bitorder="little").reshape(len(some), 32)
-        row, bit = np.nonzero(bits)
-        ids = some[row] * 32 + bit
-        ids = ids[ids < len(logits)]
-        allowed = logits[ids]
-        logits.fill(-np.inf)
-        logits[ids] = allowed
-        return
-    bits = np.unpackbits(np.invert(words).view(np.uint8), bitorder="little")[: len(logits)].view(np.bool_)
-    np.copyto(logits[: len(bits)], -np.inf, where=bits)  # 10 µs; np.putmask takes 33
-    logits[len(bits) :] = -np.inf
-
-
 class _Tokens:
     """What ``LLTokenizer`` asks for: bytes of all tokens, which of them are control tokens, and a way to cut text.
 
@@ -252,9 +277,18 @@ class _Tokens:
         self.greedy: Callable[[str], list[int]] = lambda text: []
         """longest tokens first, from the trie; set once that is made"""
         self._tokenizer = ref(tokenizer)
+        self._known: dict[str, list[int]] = {}
 
     def __call__(self, text: str) -> list[int]:
         """Ids of a text in the middle of an answer. Never raises: it is called from inside the library."""
+        ids = self._known.get(text)
+        if ids is None:
+            if len(self._known) >= KEPT_TEXTS:
+                self._known.clear()
+            ids = self._known[text] = self._cut(text)
+        return ids
+
+    def _cut(self, text: str) -> list[int]:
         tokenizer = self._tokenizer()
         if tokenizer is not None:
             for before in ("", SENTINEL):
