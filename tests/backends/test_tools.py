@@ -370,7 +370,7 @@ def test_a_call_that_was_begun_is_held_to_its_schema(speaking: Callable[[str], L
         check(begun.tool_calls)
     none = llm._grammar(None, llm._dialect.thinking([]), llm._dialect.plan(TOOLS, "none", parallel=True))
     assert none is not None
-    with pytest.raises(Exception, match="can't follow"):
+    with pytest.raises(Exception, match="can't"):
         none.start().advance(ids)
 
 

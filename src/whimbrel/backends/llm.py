@@ -23,7 +23,7 @@ from whimbrel.backends.chat import Chat
 from whimbrel.backends.dialect import Dialect, Tools
 from whimbrel.backends.executor import Capabilities, Executor, FinishReason, Request, SamplingParams
 from whimbrel.backends.open import OpenModel, open_model
-from whimbrel.backends.results import Completion, Score
+from whimbrel.backends.results import Completion, Embedding, Score
 from whimbrel.backends.stream import Stream
 from whimbrel.backends.text import StopStrings
 from whimbrel.backends.written import Written
@@ -155,6 +155,21 @@ class LLM:
         if len(ids) < 2:
             raise UsageError(f"a text of {len(ids)} tokens has nothing to score; give at least two tokens")
         return Score(token_ids=tuple(ids), logprobs=tuple(self.executor.score(ids)))
+
+    def embed(self, text: str | Sequence[int], *, pooling: str = "mean") -> Embedding:
+        """A text (or ids) as a vector: its hidden states after the final norm, their mean or the last one.
+
+        Raises ``InvalidParameter`` for another pooling, ``UsageError`` for an empty text, ``PromptTooLong``, and
+        ``UnsupportedCapability`` where the backend has no hidden states.
+        """
+        ids = tuple(self.tokenize(text) if isinstance(text, str) else (int(id) for id in text))
+        request = Request(token_ids=ids, params=SamplingParams(max_tokens=0), pooling=pooling)
+        vector = [step.embedding for step in self.executor.generate(request)][-1]
+        if vector is None:
+            raise UnsupportedCapability(
+                f"the {self.capabilities.backend} backend gives no hidden states; embed with the native one"
+            )
+        return Embedding(vector=vector, token_ids=ids)
 
     # --- documents
 

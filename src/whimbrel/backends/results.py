@@ -7,6 +7,9 @@ wants called. A piece carries what one step adds to each of them.
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from whimbrel.backends.executor import FinishReason, Timings, TokenLogprob, Usage
 
 
@@ -106,6 +109,15 @@ class Completion:
         """Tokens per second after the first one; None if there were none."""
         written = self.usage.completion_tokens - 1
         return written / self.timings.decode if written > 0 and self.timings.decode else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Embedding:
+    """A text as a vector: not of length 1, as it comes out of the network."""
+
+    vector: npt.NDArray[np.float32]
+    """[hidden_size]"""
+    token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

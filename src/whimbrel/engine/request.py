@@ -17,6 +17,7 @@ import numpy.typing as npt
 from whimbrel.attention.keys import KeyCount, count_keys
 from whimbrel.attention.sparse import SparseConfig
 from whimbrel.engine.constrain import Constraint, Grammar
+from whimbrel.engine.pooling import Pooled
 from whimbrel.errors import InvalidParameter, UsageError, WhimbrelError
 
 NO_KEYS = KeyCount()
@@ -246,6 +247,7 @@ class Sequence:
         "mass",
         "miss",
         "params",
+        "pooled",
         "preempted",
         "prompt_keys",
         "prompt_length",
@@ -281,6 +283,7 @@ class Sequence:
         self.blocks: list[int] = []
         self.hashes: list[bytes] = []
         self.seen: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+        self.pooled = None if request.pooling is None else Pooled(request.pooling)
         self.mass: npt.NDArray[np.float32] | None = None
         """[G, max_blocks] attention that blocks got, where the request asks for it"""
         self.counts: np.ndarray[Any, np.dtype[np.int32]] | None = None
@@ -291,6 +294,12 @@ class Sequence:
         self.started: float | None = None
         self.first_token: float | None = None
         self.last_token: float | None = None
+
+    @property
+    def needs_hidden(self) -> bool:
+        """True while hidden states of the prompt are wanted, which cached blocks don't have."""
+        scores = self.params.prompt_logprobs is not None and self.scored < self.prompt_length
+        return scores or (self.pooled is not None and self.pooled.tokens < self.prompt_length)
 
     @property
     def remaining(self) -> int:

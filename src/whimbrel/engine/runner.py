@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from whimbrel.attention.inputs import AttentionInputs
 from whimbrel.engine.cache import PagedCache
+from whimbrel.engine.pooling import rms_normed
 from whimbrel.engine.request import Sequence, TokenLogprob
 from whimbrel.engine.sampling import token_logprobs
 from whimbrel.engine.scheduler import StepPlan, Work
@@ -56,6 +57,7 @@ class Runner:
         if inputs.block_mass is not None:
             _collect_mass(plan, inputs.block_mass)
         prompt = self._score_prompts(plan, hidden)
+        self._pool_prompts(plan, hidden)
         return StepLogits(self._head(plan, hidden), prompt)
 
     def _new_inputs(self, plan: StepPlan) -> AttentionInputs:
@@ -145,6 +147,19 @@ class Runner:
             logits = to_numpy(self._logits(hidden[row : row + len(targets)]))
             scores += token_logprobs(logits, targets, sequence.params.prompt_logprobs)
         return scores
+
+    def _pool_prompts(self, plan: StepPlan, hidden: Any) -> None:
+        """Hidden states of prompts that are wanted as a vector. A step that is repeated adds nothing twice."""
+        first = 0
+        for work in plan.works:
+            sequence, pooled = work.sequence, work.sequence.pooled
+            if pooled is not None and pooled.tokens < sequence.prompt_length:
+                start = max(pooled.tokens, sequence.computed) - sequence.computed
+                stop = min(sequence.computed + work.count, sequence.prompt_length) - sequence.computed
+                if stop > start:
+                    rows = to_numpy(hidden[first + start : first + stop])
+                    pooled.add(rms_normed(rows, to_numpy(self._params.norm), self._config.rms_norm_eps))
+            first += work.count
 
     def _logits(self, hidden: Any) -> Any:
         return decoder.logits(self._params, self._config, self._ops, hidden)

@@ -12,12 +12,13 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from whimbrel import __version__
-from whimbrel.server import static, status, text
+from whimbrel.server import ollama, static, status, text
+from whimbrel.server.anthropic import messages
 from whimbrel.server.dialect import error_response
 from whimbrel.server.envelope import Envelope
 from whimbrel.server.errors import Problem, problem_of
 from whimbrel.server.guard import Guard
-from whimbrel.server.openai import chat, completions, models
+from whimbrel.server.openai import chat, completions, embeddings, models, responses
 from whimbrel.server.pool import Load
 from whimbrel.server.service import Service
 from whimbrel.server.settings import ServerSettings
@@ -25,7 +26,7 @@ from whimbrel.server.sse import ClientGone
 
 log = logging.getLogger(__name__)
 
-ROUTES = (chat, completions, models, text, status, static)
+ROUTES = (chat, completions, responses, messages, embeddings, models, ollama, text, status, static)
 """Each has a ``router``."""
 
 

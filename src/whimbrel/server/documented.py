@@ -1,6 +1,6 @@
 """What the OpenAPI document says of answers that routes share: errors, and streams."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -22,6 +22,26 @@ class Error(BaseModel):
     error: ErrorFields
 
 
+class AnthropicErrorFields(BaseModel):
+    """Anthropic's fields of an error."""
+
+    type: str
+    message: str
+
+
+class AnthropicError(BaseModel):
+    """What goes wrong under ``/v1/messages``."""
+
+    type: Literal["error"]
+    error: AnthropicErrorFields
+
+
+class OllamaError(BaseModel):
+    """What goes wrong under ``/api/``."""
+
+    error: str
+
+
 _MEANINGS = {
     400: "The request is wrong; the message says what would be right",
     401: "A key is wanted",
@@ -36,9 +56,20 @@ _MEANINGS = {
     503: "Loading, stopping, or no memory for this model",
 }
 
-ERRORS: Responses = {
-    status: {"description": text, "model": Error} for status, text in _MEANINGS.items() if status not in {422, 499}
-}
+
+def errors_as(model: type[BaseModel]) -> Responses:
+    """The errors that any route can answer with, in that shape."""
+    return {
+        status: {"description": text, "model": model} for status, text in _MEANINGS.items() if status not in {422, 499}
+    }
+
+
+ERRORS = errors_as(Error)
+ANTHROPIC_ERRORS = errors_as(AnthropicError)
+OLLAMA_ERRORS = errors_as(OllamaError)
 STREAM: Responses = {
     200: {"description": "The answer; with stream=true as server-sent events", "content": {"text/event-stream": {}}}
+}
+LINES: Responses = {
+    200: {"description": "The answer; unless stream=false as JSON lines", "content": {"application/x-ndjson": {}}}
 }

@@ -30,6 +30,8 @@ class Resident:
     used: float = field(default_factory=monotonic)
     """when it was last asked, by ``time.monotonic``"""
     loaded: float = field(default_factory=monotonic)
+    keep_alive: float | None = None
+    """seconds that it stays without being asked; None: as the server was told"""
 
     @property
     def llm(self) -> LLM:
@@ -121,11 +123,12 @@ class ModelPool:
         log.info("unloaded %s", name)
         return True
 
-    async def unload_idle(self, seconds: float) -> None:
-        """Unload what nobody has asked for that long."""
+    async def unload_idle(self, keep_alive: float | None) -> None:
+        """Unload what nobody has asked for longer than it stays; ``keep_alive``: of models that nobody spoke of."""
         now = monotonic()
         for name, resident in list(self.residents.items()):
-            if not resident.users and now - resident.used >= seconds:
+            seconds = keep_alive if resident.keep_alive is None else resident.keep_alive
+            if seconds is not None and not resident.users and now - resident.used >= seconds:
                 await self.unload(name)
 
     async def close(self) -> None:

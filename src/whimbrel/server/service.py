@@ -19,6 +19,9 @@ from whimbrel.server.metrics import Metrics
 from whimbrel.server.pool import Load, ModelPool
 from whimbrel.server.settings import ServerSettings
 
+SWEEP_SECONDS = 1.0
+"""How often idle models are looked for."""
+
 MOST_ANSWERS = 128
 """Most answers to one prompt; OpenAI's own limit."""
 
@@ -124,10 +127,9 @@ class Service:
                 pass
 
     async def _sweep(self) -> None:
-        seconds = self.settings.keep_alive
-        while seconds is not None:
-            await asyncio.sleep(min(seconds, 10))
-            await self.pool.unload_idle(seconds)
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            await self.pool.unload_idle(self.settings.keep_alive)
 
 
 class Answers(list[Answer]):
