@@ -4,7 +4,8 @@
 
 ``FOLDER`` has the tools of MCP servers, ``*.tools.json``: lists of objects with ``name``, ``description`` and
 ``inputSchema``. Each answer is checked by somebody else: ``jsonschema`` (under the schema as it was given, formats
-included), ``re``, ``sqlite3``. An answer that ``max_tokens`` cut is no valid one and no invalid one; it is counted.
+included), ``re``, ``sqlite3``. An answer that ``max_tokens`` cut is no valid one and no invalid one; it is counted, and
+another one is asked.
 
 Speed is that of decoding alone, without the prompt. Free and constrained answers have the same prompt and length and are
 written in turn; of each the fastest of several counts, and the ratio is one of sums over all prompts.
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from itertools import count, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +88,11 @@ def read_tools(folder: Path) -> list[dict[str, Any]]:
     return tools
 
 
-def cases(tools: Sequence[dict[str, Any]], count: int) -> Iterator[Case]:
-    """``count`` of them: of every ten six schemas of tools, and one or two of each other kind."""
-    schemas, others = _turn([_tool_case(tool) for tool in tools]), _turn(_other_cases())
-    for number in range(count):
+def cases(tools: Sequence[dict[str, Any]]) -> Iterator[Case]:
+    """Without an end: of every ten six schemas of tools, and one of each other kind."""
+    schemas, others = cycle([_tool_case(tool) for tool in tools]), cycle(_other_cases())
+    for number in count():
         yield next(schemas if number % 10 < 6 else others)
-
-
-def _turn(all_cases: Sequence[Case]) -> Iterator[Case]:
-    while True:
-        yield from all_cases
 
 
 def _tool_case(tool: dict[str, Any]) -> Case:
@@ -105,7 +102,7 @@ def _tool_case(tool: dict[str, Any]) -> Case:
 
 
 def _other_cases() -> list[Case]:
-    """Twelve of each kind, in turn."""
+    """Fifteen of each kind, in turn."""
     expressions, choices = list(EXPRESSIONS.items()), list(CHOICES.items())
     result = []
     for index in range(15):
@@ -185,28 +182,40 @@ def compiling(tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"schemas": len(tools), "refused": refused, "milliseconds": asdict(Spread.of([s * 1e3 for s in seconds]))}
 
 
-def validity(llm: LLM, asked: Sequence[Case], max_tokens: int, *, report: Callable[[str], None]) -> dict[str, Any]:
-    """Answers sampled at temperature 1, each with its own seed, written side by side."""
+def validity(
+    llm: LLM, tools: Sequence[dict[str, Any]], wanted: int, max_tokens: int, *, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """``wanted`` complete answers, sampled at temperature 1, each with its own seed, written side by side.
+
+    For every one that ``max_tokens`` cut another is asked; an unlikely text of a small model may never end.
+    """
     counts: dict[str, Counter[str]] = {}
     invalid: list[dict[str, str]] = []
-    start, tokens = time.perf_counter(), 0
-    streams = [
-        llm.stream(_message(case), shape=case.shape, max_tokens=max_tokens, temperature=1.0, seed=seed)
-        for seed, case in enumerate(asked)
-    ]
-    for number, (case, stream) in enumerate(zip(asked, streams, strict=True), 1):
-        answer = stream.drain()
-        tokens += answer.usage.completion_tokens
-        problem = case.check(answer.text) if answer.finish_reason == "stop" else None
-        verdict = "cut" if answer.finish_reason == "length" else "valid" if problem is None else "invalid"
-        counts.setdefault(case.kind, Counter())[verdict] += 1
-        if problem is not None:
-            invalid.append({"kind": case.kind, "prompt": case.prompt, "answer": answer.text, "problem": problem})
-        if number % 50 == 0:
-            report(f"{number} of {len(asked)} answers, {len(invalid)} invalid")
+    start, tokens, seed, left = time.perf_counter(), 0, 0, wanted
+    source = cases(tools)
+    while left:
+        asked = list(islice(source, left))
+        options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 1.0}
+        streams = [
+            llm.stream(_message(case), shape=case.shape, **options | {"seed": seed + at})
+            for at, case in enumerate(asked)
+        ]
+        seed += left
+        for case, stream in zip(asked, streams, strict=True):
+            answer = stream.drain()
+            tokens += answer.usage.completion_tokens
+            ended = answer.finish_reason == "stop"
+            problem = case.check(answer.text) if ended else None
+            verdict = "cut" if not ended else "valid" if problem is None else "invalid"
+            counts.setdefault(case.kind, Counter())[verdict] += 1
+            if problem is not None:
+                invalid.append({"kind": case.kind, "prompt": case.prompt, "answer": answer.text, "problem": problem})
+            left -= ended
+            if left % 50 == 0:
+                report(f"{wanted - left} complete answers, {len(invalid)} invalid")
     total = sum(counts.values(), Counter[str]())
     return {
-        "answers": len(asked),
+        "complete": total["valid"] + total["invalid"],
         **{verdict: total[verdict] for verdict in ("valid", "invalid", "cut")},
         "kinds": {kind: dict(counter) for kind, counter in counts.items()},
         "tokens": tokens,
@@ -250,8 +259,8 @@ def speed(llm: LLM, asked: Sequence[Case], max_tokens: int, repeats: int, temper
     }
 
 
-def side_by_side(llm: LLM, count: int, max_tokens: int, repeats: int) -> dict[str, Any]:
-    """The same for ``count`` answers at a time that all have ``max_tokens``: only the masks are the difference."""
+def side_by_side(llm: LLM, width: int, max_tokens: int, repeats: int) -> dict[str, Any]:
+    """The same for ``width`` answers at a time that all have ``max_tokens``: only the masks are the difference."""
     item = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}}
     shape = JsonSchema({"type": "array", "minItems": max_tokens, "items": item | {"required": ["name", "age"]}})
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 1.0, "logprobs": 0}
@@ -259,7 +268,7 @@ def side_by_side(llm: LLM, count: int, max_tokens: int, repeats: int) -> dict[st
     rates: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(repeats):
         for name, more in kinds.items():
-            streams = [llm.stream(f"Person {i}:", seed=i, **options, **more) for i in range(count)]
+            streams = [llm.stream(f"Person {i}:", seed=i, **options, **more) for i in range(width)]
             for stream in streams:
                 next(piece for piece in stream if piece.token_ids)
             start = time.perf_counter()
@@ -267,7 +276,7 @@ def side_by_side(llm: LLM, count: int, max_tokens: int, repeats: int) -> dict[st
                 stream.drain()
             rates[name].append((time.perf_counter() - start) / (max_tokens - 1))
     return {
-        "answers": count,
+        "answers": width,
         "free_milliseconds_per_step": significant(min(rates["free"]) * 1e3),
         "each_token_computed": significant(min(rates["shaped"]) / min(rates["free"])),
     }
@@ -303,7 +312,7 @@ def main() -> None:
     parser.add_argument("--tools", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--part", choices=("all", "compile", "valid", "speed"), default="all")
-    parser.add_argument("--generations", type=int, default=1000)
+    parser.add_argument("--generations", type=int, default=1000, help="complete answers")
     parser.add_argument("--max-tokens", type=int, default=768)
     parser.add_argument("--max-sequences", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
@@ -315,8 +324,7 @@ def main() -> None:
     if options.part in ("all", "valid", "speed"):
         with LLM(options.model, **_settings(options)) as llm, ForeignLoad() as load:
             if options.part in ("all", "valid"):
-                asked = list(cases(tools, options.generations))
-                result["valid"] = validity(llm, asked, options.max_tokens, report=_report)
+                result["valid"] = validity(llm, tools, options.generations, options.max_tokens, report=_report)
             if options.part in ("all", "speed"):
                 result["speed"] = _all_speeds(llm, tools, options)
         result["foreign_load"] = load.share
@@ -334,7 +342,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _all_speeds(llm: LLM, tools: Sequence[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    asked = [case for case in cases(tools[:: max(1, len(tools) // 12)], 20) if case.kind != "choice"]
+    asked = [case for case in islice(cases(tools[:: max(1, len(tools) // 12)]), 20) if case.kind != "choice"]
     return {
         "greedy": speed(llm, asked, 96, options.repeats, 0.0),
         "sampled": speed(llm, asked, 96, options.repeats, 1.0),
