@@ -3,8 +3,10 @@
 from driving import request, toy_engine
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from toy import oracle
+
+from whimbrel.engine import Engine
 
 BASES = tuple(tuple((7 * i * (base + 3) + i // 5) % 48 for i in range(200)) for base in range(3))
 """Prompts are cut from these, so that prefixes are shared and split anywhere."""
@@ -15,10 +17,14 @@ class EngineMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = toy_engine(max_context=192, max_sequences=3, num_blocks=5, prefill_chunk=48)
+        self.engine = self._engine(None)
         self.prompts: dict[int, list[int]] = {}
         self.written: dict[int, list[int]] = {}
         self.lengths: dict[int, int] = {}
+
+    @initialize(step_seconds=st.sampled_from([None, 1e-6, 1e-3, 1.0]))
+    def start(self, step_seconds: float | None) -> None:
+        self.engine = self._engine(step_seconds)
 
     @rule(base=st.sampled_from(BASES), length=st.integers(1, 150), tail=st.lists(st.integers(0, 47), max_size=3),
           count=st.integers(0, 39))  # fmt: skip
@@ -52,6 +58,10 @@ class EngineMachine(RuleBasedStateMachine):
         while self.prompts:
             self.step(10)
         self.nothing_leaks()
+
+    def _engine(self, step_seconds: float | None) -> Engine:
+        options = {"max_context": 192, "max_sequences": 3, "num_blocks": 5, "prefill_chunk": 48}
+        return toy_engine(**options, step_seconds=step_seconds)
 
     def _check(self, id: int) -> None:
         prompt = self.prompts.pop(id)

@@ -54,6 +54,7 @@ def open_model(
     kv_dtype: str = "bf16",
     prefill_chunk: int = 512,
     prefix_sharing: bool = True,
+    step_seconds: float | None = None,
     threads: int | None = None,
     weights: str | None = None,
     ops: str | OpTable = "auto",
@@ -69,6 +70,7 @@ def open_model(
     ``models.attention``. What can make answers worse is logged, and in ``capabilities.warnings``.
     ``mapped_blocks``: blocks of a context that documents will bring (``backends.document.settings_for``).
     ``weights``: None as they are stored, or "q4", "q8", "bf16", "f32" converted on loading.
+    ``step_seconds``: the time of a step that reads long prompts, so that short ones need not wait (``Engine``).
     ``kv_dtype``: "bf16" or "q8". ``ops``: "native", "reference", "auto", or a table that somebody bound, as it is.
     ``activations``: see ``ops.dispatch``; not with such a table.
     Raises ``ModelNotFound``, ``FormatError``, ``UnsupportedModel``, ``DoesNotFit``, ``InvalidParameter``.
@@ -89,6 +91,7 @@ def open_model(
         kv_dtype=kv_dtype,
         prefill_chunk=prefill_chunk,
         prefix_sharing=prefix_sharing,
+        step_seconds=step_seconds,
         threads=hardware.threads() if threads is None else threads,
     )
     return OpenModel(

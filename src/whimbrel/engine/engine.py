@@ -19,6 +19,7 @@ from whimbrel.engine import limits
 from whimbrel.engine.blocks import blocks_for
 from whimbrel.engine.cache import PagedCache
 from whimbrel.engine.document import DocumentBlocks
+from whimbrel.engine.pace import Pace
 from whimbrel.engine.request import NO_KEYS, FinishReason, Request, Sequence, StepOutput, TokenLogprob
 from whimbrel.engine.runner import Runner, StepLogits
 from whimbrel.engine.sampling import choose_tokens, note_token, run_ahead, token_logprobs
@@ -66,6 +67,9 @@ class Choice:
 
 NOTHING = Choice()
 
+ENDED = (FinishReason.STOP, FinishReason.LENGTH)
+"""Ends of sequences whose prompt has been read"""
+
 
 class Engine:
     """One model, one cache, many sequences."""
@@ -84,13 +88,16 @@ class Engine:
         prefill_chunk: int = 512,
         prefix_sharing: bool = True,
         threads: int | None = None,
+        step_seconds: float | None = None,
     ) -> None:
         """``model`` has ``config`` and ``params``; ``ops`` is bound to the implementation that fits them.
 
         ``max_context`` is the most tokens, prompt and answer, of one sequence (None: as many as the model was trained
         for). The cache has ``num_blocks`` blocks of 64 tokens, or as many as fit into ``cache_bytes``, or (None, None)
         one context and a spare block. ``mapped_blocks`` of a context need no room there: documents that will be attached
-        bring them.
+        bring them. ``prefill_chunk``: most prompt tokens of one step. ``step_seconds``: the time that a step should not
+        exceed; fewer prompt tokens are read in one then, as few as measured speed demands, but 16 at least. What is
+        written doesn't depend on it.
         Raises ``InvalidParameter``, ``UnsupportedModel`` for sparse attention that the ops or the cache can't do, and
         ``DoesNotFit`` if the cache is larger than the free memory or smaller than one context.
         """
@@ -102,6 +109,7 @@ class Engine:
         sizes = {"max_context": self.max_context, "max_sequences": max_sequences, "prefill_chunk": prefill_chunk}
         for name, value in sizes.items():
             limits.at_least_one(name, value)
+        limits.check_step_seconds(step_seconds)
         native = ops.implementations.get("attend") == "native"
         limits.check_sparse(self.config, native=native)
         limits.warn_beyond_training(self.config, self.max_context)
@@ -123,7 +131,13 @@ class Engine:
         self._cache = PagedCache(
             store, num_blocks=num_blocks, max_sequences=max_sequences, max_blocks=blocks_for(self.max_context)
         )
-        self._scheduler = Scheduler(self._cache, prefill_chunk=prefill_chunk, prefix_sharing=prefix_sharing)
+        self._scheduler = Scheduler(
+            self._cache,
+            prefill_chunk=prefill_chunk,
+            prefix_sharing=prefix_sharing,
+            step_seconds=step_seconds,
+            pace=None if step_seconds is None else Pace(self.config),
+        )
         rope = rope_table(self.config, self.max_context)
         self.documents = DocumentBlocks(self._cache, self.config, model.params, rope, kv_dtype)
         """what was read before and lies on disk"""
@@ -178,6 +192,7 @@ class Engine:
         before = self._keys
         outputs = self._commit(plan, choices, logits.prompt)
         marks = start, planned, ran, sampled, perf_counter()
+        self._scheduler.note(plan, marks[-1] - start)
         self.trace.record(marks, len(plan.works), plan.num_tokens, self._keys - before)
         return outputs
 
@@ -220,7 +235,7 @@ class Engine:
 
     def _room(self, request: Request) -> int:
         """Tokens that a request can have where only documents and the cache together hold a whole context."""
-        shares = self.prefix_sharing and request.params.prompt_logprobs is None
+        shares = self.prefix_sharing and request.params.prompt_logprobs is None and request.pooling is None
         pinned = self._cache.count_pinned(request.token_ids) if shares else 0
         own = self._cache.blocks.num_blocks
         return limits.check_room(len(request.token_ids), request.params.max_tokens, own, pinned)
@@ -312,6 +327,7 @@ def _output(
         finish_reason,
         choice.error,
         None if sequence.mass is None else sequence.mass[:, : blocks_for(len(sequence.tokens))],
+        sequence.pooled.vector() if finish_reason in ENDED and sequence.pooled is not None else None,
     )
 
 

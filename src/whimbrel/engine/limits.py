@@ -1,6 +1,7 @@
 """What an engine refuses: requests that can't be right, and caches that don't fit. Each says what would."""
 
 import logging
+import math
 
 from whimbrel import hardware
 from whimbrel.attention.inputs import BLOCK_SIZE
@@ -20,6 +21,13 @@ def at_least_one(name: str, value: object) -> None:
     """Raises ``InvalidParameter`` for anything but a positive whole number."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidParameter(f"{name}={value!r} is impossible; it is a whole number from 1 on")
+
+
+def check_step_seconds(value: object) -> None:
+    """Raises ``InvalidParameter`` for anything but None and a positive number."""
+    good = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf)
+    if not good:
+        raise InvalidParameter(f"step_seconds={value!r} is impossible; it is a number of seconds above 0, or None")
 
 
 def warn_beyond_training(config: ModelConfig, max_context: int) -> None:
