@@ -26,16 +26,15 @@ def test_a_message_is_whole(claude: "anthropic.Anthropic") -> None:
     assert block.type == "text" and "Paris" in block.text
     assert answer.id.startswith("msg_") and answer.type == "message" and answer.role == "assistant"
     assert answer.model == MODEL and answer.stop_reason == "end_turn" and answer.stop_sequence is None
-    assert answer.usage.input_tokens > 5 and answer.usage.output_tokens > 3
+    usage = answer.usage
+    assert usage.input_tokens + usage.cache_read_input_tokens > 5 and usage.output_tokens > 3
 
 
 def test_a_system_text_changes_the_answer(claude: "anthropic.Anthropic") -> None:
-    plain = ask(claude).content[0].text
-    question: Any = [{"role": "user", "content": [{"type": "text", "text": "Name the capital of France."}]}]
-    assert ask(claude, question).content[0].text == plain
-    told = ask(claude, system="Answer as a pirate, and begin with Ahoy.")
-    parts = ask(claude, system=[{"type": "text", "text": "Answer as a pirate, and begin with Ahoy."}])
-    assert told.content[0].text == parts.content[0].text != plain
+    question: Any = [{"role": "user", "content": [{"type": "text", "text": "Who are you?"}]}]
+    told = ask(claude, question, system="You are a pirate.")
+    parts = ask(claude, question, system=[{"type": "text", "text": "You are a pirate."}])
+    assert told.content[0].text == parts.content[0].text != ask(claude, question).content[0].text
 
 
 def test_a_conversation_of_several_turns(claude: "anthropic.Anthropic") -> None:
@@ -63,7 +62,8 @@ def test_raw_events_come_in_their_order(claude: "anthropic.Anthropic") -> None:
     assert kinds.index("content_block_start") < kinds.index("content_block_delta") < kinds.index("content_block_stop")
     text = "".join(event.delta.text for event in events if event.type == "content_block_delta")
     assert text == ask(claude).content[0].text
-    assert events[0].message.usage.input_tokens > 5 and events[-2].usage.output_tokens > 3
+    begun = events[0].message.usage
+    assert begun.input_tokens + begun.cache_read_input_tokens > 5 and events[-2].usage.output_tokens > 3
     assert events[-2].delta.stop_reason == "end_turn"
 
 
@@ -109,7 +109,7 @@ def test_a_streamed_tool_call_has_its_arguments_in_pieces(claude: "anthropic.Ant
         pieces = [event.partial_json for event in stream if event.type == "input_json"]
         final = stream.get_final_message()
     (call,) = [block for block in final.content if block.type == "tool_use"]
-    assert len(pieces) > 2 and set(call.input) == {"city", "unit"} and final.stop_reason == "tool_use"
+    assert len(pieces) > 1 and set(call.input) == {"city", "unit"} and final.stop_reason == "tool_use"
 
 
 def test_a_schema_is_kept(claude: "anthropic.Anthropic") -> None:

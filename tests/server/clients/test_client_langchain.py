@@ -44,7 +44,7 @@ def test_messages_with_roles(chat: "ChatOpenAI") -> None:
 
 def test_stream(chat: "ChatOpenAI") -> None:
     chunks = list(chat.stream(CAPITAL, stream_usage=True))
-    assert "".join(chunk.text for chunk in chunks) == chat.invoke(CAPITAL).text and len(chunks) > 3
+    assert "".join(chunk.text for chunk in chunks) == chat.invoke(CAPITAL).text and len(chunks) > 1
     whole = chunks[0]
     for chunk in chunks[1:]:
         whole = whole + chunk

@@ -24,7 +24,7 @@ def test_a_chat_answers(llama: "ollama.Client") -> None:
 def test_a_chat_streams(llama: "ollama.Client") -> None:
     parts = list(llama.chat(MODEL, CAPITAL, options=GREEDY, stream=True))
     text = "".join(part.message.content for part in parts)
-    assert text == llama.chat(MODEL, CAPITAL, options=GREEDY).message.content and len(parts) > 3
+    assert text == llama.chat(MODEL, CAPITAL, options=GREEDY).message.content and len(parts) > 1
     assert parts[-1].done and not any(part.done for part in parts[:-1]) and parts[-1].eval_count > 3
 
 
@@ -77,7 +77,7 @@ def test_generate_raw_goes_on_with_the_text(llama: "ollama.Client") -> None:
 
 def test_generate_streams(llama: "ollama.Client") -> None:
     parts = list(llama.generate(MODEL, "Name the capital of France.", options=GREEDY, stream=True))
-    assert "Paris" in "".join(part.response for part in parts) and parts[-1].done and len(parts) > 3
+    assert "Paris" in "".join(part.response for part in parts) and parts[-1].done and len(parts) > 1
 
 
 def test_models_are_listed_shown_and_seen_at_work(llama: "ollama.Client") -> None:

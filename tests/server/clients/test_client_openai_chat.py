@@ -52,7 +52,7 @@ def test_a_stream_says_the_same_piece_by_piece(gpt: "openai.OpenAI") -> None:
     assert len({chunk.id for chunk in chunks}) == 1 and {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
     assert chunks[0].choices[0].delta.role == "assistant"
     texts = [choice.delta.content or "" for chunk in chunks for choice in chunk.choices]
-    assert "".join(texts) == ask(gpt).choices[0].message.content and sum(map(bool, texts)) > 3
+    assert "".join(texts) == ask(gpt).choices[0].message.content and sum(map(bool, texts)) > 1
     reasons = [choice.finish_reason for chunk in chunks for choice in chunk.choices]
     assert reasons[-1] == "stop" and not any(reasons[:-1])
     assert all(chunk.usage is None for chunk in chunks)
@@ -259,7 +259,7 @@ def test_a_call_comes_in_pieces(gpt: "openai.OpenAI") -> None:
     chunks = list(ask(gpt, messages, stream=True, **options))
     pieces = [piece for chunk in chunks for choice in chunk.choices for piece in choice.delta.tool_calls or []]
     assert pieces[0].id and pieces[0].function.name == "get_weather" and {piece.index for piece in pieces} == {0}
-    assert not any(piece.id for piece in pieces[1:]) and len(pieces) > 2
+    assert not any(piece.id for piece in pieces[1:]) and len(pieces) > 1
     arguments = "".join(piece.function.arguments or "" for piece in pieces)
     assert is_weather_call(arguments) and chunks[-1].choices[0].finish_reason == "tool_calls"
     whole = ask(gpt, messages, **options).choices[0].message.tool_calls[0]

@@ -128,7 +128,7 @@ def test_an_empty_text_has_no_embedding(gpt: "openai.OpenAI") -> None:
     import openai
 
     for nothing in ("", [], [""]):
-        with pytest.raises(openai.BadRequestError, match="empty"):
+        with pytest.raises(openai.BadRequestError, match="empty|0 inputs"):
             gpt.embeddings.create(model=MODEL, input=nothing)
 
 

@@ -34,6 +34,8 @@ class Serving:
     lines: list[str] = field(default_factory=list)
     exit_code: int | None = None
     """after SIGTERM; None while it runs, or where it had to be killed"""
+    tracebacks: list[str] = field(default_factory=list)
+    """lines of the log that hold one, so far"""
 
     @property
     def url(self) -> str:
@@ -150,6 +152,8 @@ def _listen(serving: Serving) -> None:
     for line in serving.process.stderr:
         serving.lines.append(line)
         del serving.lines[:-1000]
+        if "Traceback (most" in line:
+            serving.tracebacks.append(line)
         if serving.port == 0 and (found := re.search(r"listening on http://[^:\s]+:(\d+)", line)):
             serving.port = int(found[1])
 
