@@ -227,8 +227,8 @@ class GuidedMatcher:
                 return
             if self._matcher.consume_token(last):
                 return
-            self._check()
-        raise WhimbrelError(f"one of the tokens {list(token_ids)} can't follow in the shape that the answer was given")
+        reason = explain(self._matcher.get_error()) or "it has ended"
+        raise WhimbrelError(f"the tokens {list(token_ids)} can't follow in the answer's shape: {reason}")
 
     def forced(self) -> tuple[int, ...]:
         """See ``Matcher.forced``."""

@@ -78,7 +78,8 @@ EXACT = 2**53
 """From here on a double can't hold every whole number."""
 MAX_DEPTH = 40
 MAX_NODES = 20_000
-MAX_LOOKS = 100_000
+"""Subschemas and values of ``enum``."""
+MAX_LOOKS = 50_000
 """Parts that are looked at to find the names of a composition, again and again where references lead to the same."""
 MAX_TRIED = 500
 """Parts that are tried by themselves to find the place of a problem."""
@@ -167,7 +168,7 @@ class _Converter:
             return node
         if not isinstance(node, Mapping):
             raise InvalidParameter(f"a schema is an object or true or false; the one at {at} is neither")
-        self._nodes += 1
+        self._nodes += 1 + len(_list(node.get("enum")))
         self._depth += 1
         if self._depth > MAX_DEPTH or self._nodes > MAX_NODES:
             raise InvalidParameter(
