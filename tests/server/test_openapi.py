@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
 from running_server import KEY, Server, started
-from schemathesis import checks
+from schemathesis import GenerationMode, checks
+from schemathesis.core.failures import Failure, FailureGroup
 
 from whimbrel.ops import dispatch
 from whimbrel.testing import tiny
@@ -27,8 +29,8 @@ CHECKS = [
     checks.response_headers_conformance,
     checks.response_schema_conformance,
 ]
-EXAMPLES = 12
-"""Requests for each operation, besides those that the description itself gives."""
+EXAMPLES = 16
+"""Requests of each kind, right and wrong, for each operation."""
 PATHS = (
     "/health",
     "/metrics",
@@ -69,20 +71,42 @@ def description(tiny_server: Server) -> "OpenApiSchema":
     return schemathesis.openapi.from_url(f"{tiny_server.url}/openapi.json", headers=_headers(), config=config)
 
 
-SCHEMA = schemathesis.pytest.from_fixture("description")
+def test_every_answer_is_described(description: "OpenApiSchema", tiny_server: Server) -> None:
+    model = json.loads(tiny_server.get("/v1/models"))["data"][0]["id"]
+    failures: dict[str, str] = {}
+    operations = [result.ok() for result in description.get_all_operations()]
+    for operation in operations:
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+            try:
+                _try_out(operation, mode, model)
+            except (FailureGroup, Failure) as error:
+                failures[f"{operation.label} ({mode.value})"] = "; ".join(
+                    map(str, getattr(error, "exceptions", [error]))
+                )
+            except Unsatisfiable:  # a path without any input has no wrong one
+                continue
+    assert tiny_server.metric("whimbrel_requests_total", path="/v1/", status="200") > EXAMPLES, "hardly any was right"
+    assert len(operations) >= len(PATHS) and not failures, "\n\n".join(f"{k}: {v}" for k, v in failures.items())
 
 
-@SCHEMA.parametrize()
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
-def test_every_answer_is_described(case: schemathesis.Case) -> None:
-    case.call_and_validate(headers=_headers(), checks=CHECKS, timeout=60)
+def _try_out(operation: schemathesis.APIOperation, mode: GenerationMode, model: str) -> None:
+    """Generated requests to one path; raises what schemathesis finds. Right ones name the model that is there."""
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: schemathesis.Case) -> None:
+        if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
+            case.body["model"] = model
+        case.call_and_validate(headers=_headers(), checks=CHECKS, timeout=60)
+
+    ask()
 
 
 def test_every_path_is_described(tiny_server: Server) -> None:
