@@ -93,7 +93,7 @@ class Chat:
 
     def _make_room(self, message: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         """Forget the oldest turns if the conversation doesn't fit any more."""
-        sampling = {name: value for name, value in options.items() if name != "stop"}
+        sampling = {name: value for name, value in options.items() if name not in ("stop", "shape")}
         kept, cut = self._llm.fit_messages([*self.messages, message], self._template, **sampling)
         if cut:
             self.messages = [dict(old) for old in kept[:-1]]
