@@ -7,6 +7,8 @@ question. Documents that were read apart don't see each other; only question and
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -63,6 +65,14 @@ class Document:
         return ", ".join(part.name for part in self.parts)
 
     @property
+    def names(self) -> list[str]:
+        """Names that tell the documents apart, in their order."""
+        names = [part.name for part in self.parts]
+        return [
+            name if names.count(name) == 1 else str(part.path) for name, part in zip(names, self.parts, strict=True)
+        ]
+
+    @property
     def tokens(self) -> int:
         """Tokens that a prompt has before its question."""
         return sum(len(part.ids) for part in self.parts)
@@ -78,10 +88,17 @@ class Document:
         return self.parts[0].system
 
     def stream(self, question: str, *, template: Mapping[str, Any] | None = None, **options: Any) -> Stream:
-        """The answer piece by piece; options as for ``LLM.stream``, but for ``overflow``."""
+        """The answer piece by piece; options as for ``LLM.stream``, but for ``overflow``.
+
+        One question alone. ``LLM.stream(messages, document=...)`` is a conversation.
+        """
+        self.check_open()
+        return self.llm.stream_ids(self.prompt(question, template).ids, overflow="error", conversation=True, **options)
+
+    def check_open(self) -> None:
+        """Raises ``UsageError`` after ``close``."""
         if self._closed:
             raise UsageError("this document has been closed; open it again")
-        return self.llm.stream_ids(self.prompt(question, template).ids, overflow="error", conversation=True, **options)
 
     def ask(self, question: str, *, passages: int = 0, **options: Any) -> Completion:
         """The whole answer at once; options as for ``LLM.stream``, but for ``overflow``.
@@ -91,17 +108,30 @@ class Document:
         if not passages:
             return self.stream(question, **options).drain()
         completion = self.stream(question, block_mass=True, **options).drain()
-        prompt = self.prompt(question, options.get("template"))
-        return self.map(prompt).with_passages(completion, passages)
+        return self.map_of(completion).with_passages(completion, passages)
 
     def map(self, prompt: DocumentPrompt) -> DocumentMap:
         """Where the documents lie in a prompt, for what an answer read of them."""
         return DocumentMap.of(self.spans(prompt), self.texts(), len(prompt.ids), self.llm.capabilities.sparse)
 
+    def map_of(self, completion: Completion) -> DocumentMap:
+        """The same of an answer to any prompt that begins with these documents."""
+        return self.map(self.prompt_of(completion))
+
+    def prompt_of(self, completion: Completion) -> DocumentPrompt:
+        """The prompt that an answer was given to."""
+        return DocumentPrompt(completion.prompt_token_ids, self.head.segments)
+
     def prompt(self, question: str, template: Mapping[str, Any] | None = None) -> DocumentPrompt:
         """Ids of a question behind the documents. Raises ``UsageError`` for an empty question."""
         if not question:
             raise UsageError("the question is empty; write something")
+        after = user_turn(self.llm, self.system, template).after
+        return DocumentPrompt((*self.head.ids, *self.text_ids(f"{SEPARATOR}{question}"), *after), self.head.segments)
+
+    @cached_property
+    def head(self) -> DocumentPrompt:
+        """What comes before every question: the blocks of all documents, then what remains of each."""
         ids: list[int] = []
         segments = []
         for index, part in enumerate(self.parts):
@@ -110,12 +140,57 @@ class Document:
         for index, part in enumerate(self.parts):
             if len(self.parts) > 1:
                 title = f"{SEPARATOR}Document {part.name}, its end:\n\n" if len(part.tail_ids) else ""
-                ids += self._text_ids(title)
+                ids += self.text_ids(title)
             segments.append(Segment(index, len(ids), len(part.block_ids), len(part.tail_ids)))
             ids += part.tail_ids.tolist()
-        ids += self._text_ids(f"{SEPARATOR}{question}")
-        ids += user_turn(self.llm, self.system, template).after
         return DocumentPrompt(tuple(ids), tuple(segment for segment in segments if segment.count))
+
+    @cached_property
+    def key(self) -> str:
+        """Stands for the documents' text in the text of a conversation; another one for other documents."""
+        return blake2b(np.array(self.head.ids, np.int32).data, digest_size=16).hexdigest()
+
+    @property
+    def mark(self) -> str:
+        """Stands for the documents in a rendered conversation."""
+        return f"DOCUMENT-{self.key}"
+
+    def in_conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The conversation with the documents before what the user says first.
+
+        They were read behind the template's usual beginning: another system message goes behind them, before the
+        question, since what stands before a document can't change once it is read. Raises ``UsageError`` without a user.
+        """
+        turns = [dict(message) for message in messages]
+        instructions = ""
+        if turns and turns[0].get("role") == "system" and turns[0].get("content") != self.system:
+            instructions = f"{turns.pop(0).get('content') or ''}\n\n".lstrip()
+        if self.system and not (turns and turns[0].get("role") == "system"):
+            turns.insert(0, {"role": "system", "content": self.system})
+        first = next((turn for turn in turns if turn.get("role") == "user"), None)
+        if first is None:
+            raise UsageError("a document wants a question; give a message from the user")
+        first["content"] = f"{self.mark}{SEPARATOR}{instructions}{first.get('content') or ''}"
+        return turns
+
+    def ids_of(self, text: str) -> list[int]:
+        """Ids of a rendered conversation in which ``mark`` stands for the documents.
+
+        Raises ``UsageError`` where it begins in another way than they were read: a template that puts tools first, say.
+        """
+        self.check_open()
+        before, found, after = text.partition(self.mark)
+        read = self.head.ids[: self.parts[0].prefix_tokens]
+        if not found or tuple(self.llm.tokenize(before, add_special=False, parse_special=True)) != read:
+            raise UsageError(
+                "this conversation begins in another way than its document was read (tools before it, or another "
+                "template variable); leave those out, or give the document's text as part of the message"
+            )
+        return [*self.head.ids, *self.llm.tokenize(after, add_special=False, parse_special=True)]
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of a text in which nothing is a control token."""
+        return self.llm.tokenize(text, add_special=False) if text else []
 
     def passage(self, block: int) -> tuple[int, int]:
         """Characters ``[start, end)`` of the first document in block ``block`` of its prompt; empty behind its end."""
@@ -127,7 +202,7 @@ class Document:
 
     def texts(self) -> dict[str, str]:
         """The documents' texts by name, as ``Span`` counts their characters."""
-        return {name: part.text for name, part in zip(self._names(), self.parts, strict=True)}
+        return {name: part.text for name, part in zip(self.names, self.parts, strict=True)}
 
     def close(self) -> None:
         """Take the documents out of the cache. Idempotent. Raises ``UsageError`` while an answer reads them."""
@@ -166,18 +241,8 @@ class Document:
                 self._keys.append(parent)
                 before, last = before + part.num_blocks, data[-part.file.layout.block_bytes :]
 
-    def _text_ids(self, text: str) -> list[int]:
-        return self.llm.tokenize(text, add_special=False) if text else []
-
-    def _names(self) -> list[str]:
-        """Names that tell the documents apart."""
-        names = [part.name for part in self.parts]
-        return [
-            name if names.count(name) == 1 else str(part.path) for name, part in zip(names, self.parts, strict=True)
-        ]
-
     def _spans(self, prompt: DocumentPrompt) -> Iterator[Span]:
-        names = self._names()
+        names = self.names
         for segment in prompt.segments:
             end = segment.start + segment.count
             for block in range(segment.start // BLOCK_SIZE, -(-end // BLOCK_SIZE)):

@@ -94,6 +94,7 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] = (),
         tool_choice: str = "auto",
         parallel_tool_calls: bool = True,
+        document: "Document | None" = None,
         **sampling: Any,
     ) -> Stream:
         """An answer piece by piece; ``stream.result`` has all of it in the end.
@@ -106,6 +107,7 @@ class LLM:
         ``parallel_tool_calls=False``: at most one call. Calls that must come, and calls of tools with ``strict``, are held
         to the schemas of their arguments; others where llguidance is installed and can do it. ``shape`` beside tools is
         that of an answer without calls.
+        ``document``: what was read before and stands before the conversation (``Document.in_conversation``).
         ``sampling``: fields of ``SamplingParams``. The work is done while the stream is iterated; leaving it early
         (``close``, or the end of a ``with``) frees its memory.
         Raises ``UsageError`` (empty prompt, no chat template, tools beside a text), ``InvalidParameter`` (a schema that
@@ -116,11 +118,15 @@ class LLM:
         if not _are_messages(prompt):
             if plan is not None:
                 raise UsageError("tools belong to a conversation; give messages instead of a text")
+            if document is not None:
+                raise UsageError("a document belongs to a conversation; give messages instead of a text")
             return self.stream_ids(self.prompt_ids(prompt), stop=stop, overflow=overflow, shape=shape, **sampling)
         messages, cut = cast(Sequence[Message], prompt), 0
-        if self.cuts(overflow):
+        if document is not None:
+            messages = document.in_conversation(messages)
+        elif self.cuts(overflow):
             messages, cut = self.fit_messages(messages, template, tools, **sampling)
-        text, ids = self._conversation(messages, template, tools)
+        text, ids = self._conversation(messages, template, tools, document)
         stream = self._open_stream(
             ids, stop=stop, overflow="error", truncated=cut, shape=shape, conversation=True, plan=plan, **sampling
         )
@@ -442,7 +448,11 @@ class LLM:
     # --- inside: conversations
 
     def _conversation(
-        self, messages: Sequence[Message], template: Mapping[str, Any] | None, tools: Tools
+        self,
+        messages: Sequence[Message],
+        template: Mapping[str, Any] | None,
+        tools: Tools,
+        document: "Document | None" = None,
     ) -> tuple[str, list[int]]:
         """A conversation as text and ids. Parts that this model has written keep the ids that it wrote."""
         text = self.render(messages, template, tools)
@@ -452,15 +462,17 @@ class LLM:
             known, _ = self._written.known(other)
             if known and text.endswith(other[len(known) :]):  # what is new is what the template makes of it
                 text = other
-        return text, self._conversation_ids(text)
+        return text, self._conversation_ids(text, document)
 
-    def _conversation_ids(self, text: str) -> list[int]:
+    def _conversation_ids(self, text: str, document: "Document | None" = None) -> list[int]:
         """Ids of a rendered conversation. A part that this model has written keeps the ids that it wrote."""
         known, ids = self._written.known(text)
         if known:
             rest = self.continuation_ids(text[len(known) :])
             if rest is not None:
                 return [*ids, *rest]
+        if document is not None:
+            return document.ids_of(text)
         return self.tokenize(text, add_special=False, parse_special=True)
 
     def continuation_ids(self, text: str) -> list[int] | None:

@@ -18,7 +18,8 @@ from whimbrel.server.dialect import error_response
 from whimbrel.server.envelope import Envelope
 from whimbrel.server.errors import Problem, problem_of
 from whimbrel.server.guard import Guard
-from whimbrel.server.openai import chat, completions, embeddings, models, responses
+from whimbrel.server.openai import chat, completions, embeddings, files, models, responses
+from whimbrel.server.openai.response_store import ResponseStore
 from whimbrel.server.pool import Load
 from whimbrel.server.service import Service
 from whimbrel.server.settings import ServerSettings
@@ -26,7 +27,7 @@ from whimbrel.server.sse import ClientGone
 
 log = logging.getLogger(__name__)
 
-ROUTES = (chat, completions, responses, messages, embeddings, models, ollama, text, status, static)
+ROUTES = (chat, completions, responses, messages, embeddings, files, models, ollama, text, status, static)
 """Each has a ``router``."""
 
 
@@ -41,6 +42,7 @@ def create_app(settings: ServerSettings, load: Load | None = None) -> FastAPI:
 
     app = FastAPI(title="whimbrel", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
+    app.state.responses = ResponseStore()
     for module in ROUTES:
         app.include_router(module.router)
     for kind in (RequestValidationError, StarletteHTTPException, *_expected()):

@@ -47,12 +47,14 @@ _MEANINGS = {
     401: "A key is wanted",
     403: "A page of another site, or a name that this server doesn't have",
     404: "No such model, file or path",
+    409: "A document that is still being read, or that an answer reads",
     408: "The request's body stopped coming",
     413: "The request is too large",
     422: "Never sent: what doesn't fit is a 400",
     429: "Too many answers wait; Retry-After says when to come again",
     499: "The client went away",
     500: "A fault of the server",
+    507: "No room on the disk for a document",
     503: "Loading, stopping, or no memory for this model",
 }
 

@@ -1,9 +1,9 @@
 """Job: what any dialect asks for, in one neutral form; Answer: what it gets, on the event loop."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whimbrel import __version__
 from whimbrel.backends.llm import Prompt
@@ -11,6 +11,9 @@ from whimbrel.backends.results import Completion, Piece
 from whimbrel.models.tokenizer import Tokenizer
 from whimbrel.server.driver import Flow
 from whimbrel.server.pool import Resident
+
+if TYPE_CHECKING:
+    from whimbrel.backends.document import Document
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,12 +33,43 @@ class Job:
     """how many passages of the documents come with the answer"""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Read:
+    """Documents that an answer reads, and how many passages of them it shall show."""
+
+    document: "Document"
+    files: tuple[str, ...]
+    passages: int
+
+    def described(self, completion: Completion) -> dict[str, Any]:
+        """``passages``, and ``heat``: each block's share of the attention, over the first document from its beginning."""
+        if not self.passages:
+            return {}
+        document = self.document
+        ids = dict(zip(document.names, self.files, strict=True))
+        shown = document.map_of(completion).with_passages(completion, self.passages).passages
+        first, shares = document.names[0], completion.block_mass
+        spans = [span for span in document.spans(document.prompt_of(completion)) if span.document == first]
+        return {
+            "passages": [{**asdict(passage), "file_id": ids[passage.document]} for passage in shown],
+            "heat": [shares[span.block] if span.block < len(shares) else 0.0 for span in spans],
+            "heat_starts": [span.start for span in spans],
+        }
+
+
 class Answer:
     """One answer: an async iterator of lists of pieces. ``close`` it, whatever happens (``Answers`` does)."""
 
-    def __init__(self, flow: Flow, resident: Resident, on_close: Callable[["Answer"], None]) -> None:
-        """Made by ``Service.open``."""
+    def __init__(
+        self,
+        flow: Flow,
+        resident: Resident,
+        on_close: Callable[["Answer"], None],
+        read: "Read | None" = None,
+    ) -> None:
+        """Made by ``Service.open``. ``read``: the documents before the prompt."""
         self.flow = flow
+        self._read = read
         self.resident = resident
         self.created = int(time())
         self._on_close: Callable[[Answer], None] | None = on_close
@@ -57,7 +91,7 @@ class Answer:
 
     def read(self, completion: Completion) -> dict[str, Any]:
         """What the answer read of its documents, for the end of a choice; {} where nobody asked."""
-        return {}
+        return {} if self._read is None else self._read.described(completion)
 
     def __aiter__(self) -> AsyncIterator[list[Piece]]:
         return aiter(self.flow)

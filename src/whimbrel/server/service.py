@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from time import time
 from typing import Any, Self
 
@@ -13,10 +14,11 @@ from whimbrel.backends.stream import Stream
 from whimbrel.engine import EngineStats
 from whimbrel.errors import InvalidParameter
 from whimbrel.server.errors import Stopping
-from whimbrel.server.job import Answer, Job
+from whimbrel.server.files import Files
+from whimbrel.server.job import Answer, Job, Read
 from whimbrel.server.loading import other_names, usual_load
 from whimbrel.server.metrics import Metrics
-from whimbrel.server.pool import Load, ModelPool
+from whimbrel.server.pool import Load, ModelPool, Resident
 from whimbrel.server.settings import ServerSettings
 
 SWEEP_SECONDS = 1.0
@@ -42,6 +44,7 @@ class Service:
         )
         self.started = int(time())
         """unix time"""
+        self.files = Files(self.pool, settings.files)
         self.stopping = False
         self._first: asyncio.Task[None] | None = None
         self._answers: set[Answer] = set()
@@ -51,6 +54,7 @@ class Service:
         """From start to stop: the first model begins to load at once, idle ones are unloaded, all are in the end."""
         self._first = asyncio.create_task(self._load_first())
         sweep = asyncio.create_task(self._sweep())
+        await self.files.start()
         try:
             yield
         finally:
@@ -59,6 +63,7 @@ class Service:
                 task.cancel()
             for answer in list(self._answers):
                 answer.close()
+            await self.files.close()
             await self.pool.close()
 
     @property
@@ -106,18 +111,28 @@ class Service:
 
     async def _open_one(self, job: Job, index: int) -> Answer:
         resident = await self.pool.hold(job.model)
+        key: tuple[str, ...] | None = None
         try:
-            flow = await resident.driver.open(_opener(job, index))
+            read = None
+            if job.files:
+                key = await self.files.attach(resident, job.files)
+                read = Read(document=self.files.document(key), files=job.files, passages=job.passages)
+            flow = await resident.driver.open(_opener(job, index, read))
         except BaseException:
-            self.pool.release(resident)
+            self._release(resident, key)
             raise
-        answer = Answer(flow, resident, self._forget)
+        answer = Answer(flow, resident, partial(self._forget, key), read)
         self._answers.add(answer)
         return answer
 
-    def _forget(self, answer: Answer) -> None:
+    def _release(self, resident: Resident, key: tuple[str, ...] | None) -> None:
+        if key is not None:
+            self.files.detach(key)
+        self.pool.release(resident)
+
+    def _forget(self, key: tuple[str, ...] | None, answer: Answer) -> None:
         self._answers.discard(answer)
-        self.pool.release(answer.resident)
+        self._release(answer.resident, key)
         self.metrics.note(answer)
 
     async def _load_first(self) -> None:
@@ -151,8 +166,10 @@ class Answers(list[Answer]):
         self.close()
 
 
-def _opener(job: Job, index: int) -> Callable[[LLM], Stream]:
+def _opener(job: Job, index: int, read: Read | None) -> Callable[[LLM], Stream]:
     options: Mapping[str, Any] = job.options
+    if read is not None:
+        options = {**options, "document": read.document, "block_mass": read.passages > 0}
     if index and options.get("seed") is not None:
         options = {**options, "seed": options["seed"] + index}
 

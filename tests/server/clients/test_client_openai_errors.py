@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         {"logprobs": True, "top_logprobs": 10**6},
         {"logit_bias": {"paris": 1}},
         {"logit_bias": {"99999999": 1}},
-        {"stop": [str(number) for number in range(10_000)]},
+        pytest.param({"stop": [str(number) for number in range(10_000)]}, id="10,000 stops"),
         {"tool_choice": "required"},
         {"tools": [{"type": "function"}]},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "wish"}}}},

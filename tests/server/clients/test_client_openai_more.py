@@ -187,7 +187,7 @@ def test_a_file_is_read_asked_and_deleted(gpt: "openai.OpenAI") -> None:
 
 
 def test_a_file_without_text_ends_in_an_error_that_says_so(gpt: "openai.OpenAI") -> None:
-    made = gpt.files.create(file=("nothing.txt", b"\xff\xfe\x00\x80 \x00"), purpose="user_data")
+    made = gpt.files.create(file=("nothing.txt", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"), purpose="user_data")
     done = gpt.files.wait_for_processing(made.id, poll_interval=0.1, max_wait_seconds=30)
     assert done.status == "error" and done.status_details
     gpt.files.delete(made.id)

@@ -6,6 +6,8 @@ from typing import Any
 from whimbrel.server.errors import ApiError
 from whimbrel.server.fields import Body
 
+MOST_STOPS = 64
+
 _SAME_NAME = (
     "temperature",
     "top_p",
@@ -48,10 +50,17 @@ class Sampling(Body):
         if self.max_tokens is not None:
             options["max_tokens"] = self.max_tokens
         if self.stop:
-            options["stop"] = self.stop
+            options["stop"] = _checked_stops(self.stop)
         if self.logit_bias:
             options["logit_bias"] = _biases(self.logit_bias)
         return options
+
+
+def _checked_stops(stop: str | list[str]) -> str | list[str]:
+    """Each step looks for every one of them, so there is an end to their number."""
+    if len(stop) > MOST_STOPS and not isinstance(stop, str):
+        raise ApiError(400, f"stop has {len(stop)} texts; give {MOST_STOPS} at most", param="stop")
+    return stop
 
 
 def _biases(biases: Mapping[str, float]) -> dict[int, float]:
