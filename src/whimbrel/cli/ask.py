@@ -19,6 +19,7 @@ from whimbrel.cli.answer import (
 )
 from whimbrel.cli.kept import are_kept, open_kept
 from whimbrel.cli.passages import show_passages
+from whimbrel.cli.shape import shape_options
 from whimbrel.cli.shell import verb
 from whimbrel.errors import PromptTooLong, UsageError
 
@@ -49,6 +50,9 @@ def ask(
     top_p: options.TopP = None,
     repetition_penalty: options.RepetitionPenalty = None,
     seed: options.Seed = None,
+    schema: options.Schema = None,
+    regex: options.Regex = None,
+    choices: options.Choices = None,
     passages: Annotated[
         int, typer.Option("--passages", min=0, metavar="N", help="Show the N passages that the answer read most.")
     ] = 0,
@@ -69,6 +73,7 @@ def ask(
     sampling = sampling_options(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed
     )
+    sampling |= shape_options(schema, regex, choices)
     flags = {
         "model": model,
         "context": context,

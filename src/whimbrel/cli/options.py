@@ -82,3 +82,13 @@ RepetitionPenalty = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same text.")]
 Stop = Annotated[list[str] | None, typer.Option("--stop", help="End the answer before this text; may be repeated.")]
+Schema = Annotated[
+    str | None,
+    typer.Option("--schema", metavar="FILE|JSON", help="Answer in JSON that is valid under this JSON Schema."),
+]
+Regex = Annotated[
+    str | None, typer.Option("--regex", metavar="PATTERN", help="Answer with text that this expression matches.")
+]
+Choices = Annotated[
+    str | None, typer.Option("--choices", metavar="A,B,...", help="Answer with one of these texts, and nothing else.")
+]

@@ -16,6 +16,7 @@ from whimbrel.cli.answer import (
     sampling_options,
     show_stream,
 )
+from whimbrel.cli.shape import shape_options
 from whimbrel.cli.shell import verb
 
 
@@ -39,6 +40,9 @@ def run(
     repetition_penalty: options.RepetitionPenalty = None,
     seed: options.Seed = None,
     stop: options.Stop = None,
+    schema: options.Schema = None,
+    regex: options.Regex = None,
+    choices: options.Choices = None,
     json: options.Json = False,
 ) -> None:
     """Answer a prompt; without one, talk.
@@ -59,6 +63,7 @@ def run(
         seed=seed,
         stop=stop,
     )
+    sampling |= shape_options(schema, regex, choices)
     llm = open_model(
         model=model,
         context=context,
