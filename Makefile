@@ -13,7 +13,7 @@ content = $(shell find $(1) -type f -not -name '*.pyc' -exec cksum {} + 2>/dev/n
 BUILT := $(VENV)/.built-$(call content,pyproject.toml CMakeLists.txt native)
 LOCKED := $(VENV)/.locked-$(call content,requirements.lock)
 
-.PHONY: help build dev check test-native test-neon test test-interp test-gpu peers test-peers bench docs demo clean
+.PHONY: help build dev browser check test-native test-neon test test-interp test-gpu peers test-peers bench docs demo clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -38,7 +38,13 @@ demo: build ## answer a question from a document that ships here (fetches a 93 M
 	@$(BIN)/whimbrel pull $(MODEL)
 	$(BIN)/whimbrel ask -m $(MODEL) $(DOCUMENT) "$(QUESTION)"
 
-test: dev ## structure tests first, then everything that needs no GPU and no peer program
+# CI's container is Debian and root; elsewhere nobody's system is changed, and the page's tests say why they are skipped.
+browser: ## Debian's chromium for the chat page's tests, where it is absent and may be installed
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
+	  || echo "chromium is not here (Debian: apt install chromium): tests of the chat page will be skipped"
+
+test: dev browser ## structure tests first, then everything that needs no GPU and no peer program
 	$(BIN)/python -m pytest -q tests/structure
 	@$(BIN)/whimbrel pull --quiet $(MODEL) >/dev/null || echo "the real model is not here: tests that need it will be skipped"
 	$(BIN)/python -m pytest -q tests --ignore=tests/structure
