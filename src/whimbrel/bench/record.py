@@ -33,17 +33,33 @@ class ForeignLoad:
 
     share: float | None = None
 
+    def __init__(self, *pids: int) -> None:
+        """``pids``: other processes whose work is not foreign, such as a server that is measured."""
+        self._pids = pids
+
     def __enter__(self) -> Self:
-        self._before = _busy_seconds(), os.times()
+        self._before = _busy_seconds(), os.times(), self._others()
         return self
 
     def __exit__(self, *_: object) -> None:
-        (busy_before, before), busy, now = self._before, _busy_seconds(), os.times()
+        (busy_before, before, others), busy, now = self._before, _busy_seconds(), os.times()
         if busy is None or busy_before is None:
             return
-        own = sum(now[:4]) - sum(before[:4])
+        own = sum(now[:4]) - sum(before[:4]) + self._others() - others
         available = (os.cpu_count() or 1) * max(now.elapsed - before.elapsed, 0.01)
         self.share = significant(max(0.0, busy - busy_before - own) / available)
+
+    def _others(self) -> float:
+        return sum(cpu_seconds(pid) or 0.0 for pid in self._pids)
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """CPU time that a process has used, its threads together; None where the system doesn't say. Linux only."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_memory() -> int | None:

@@ -7,8 +7,8 @@ Four parts, each can be left out (``--only peers,overhead,mixed``):
 - *peers*: the same file, slots, prompts and numbers of new tokens in ``whimbrel serve``, llama-cpp-python's server and
   llama.cpp's own ``llama-server``, in turns A B C A B C; tokens per second of all clients, time to the first token.
   llama-cpp-python's server has one slot by design: 16 clients wait for each other there.
-- *overhead*: time per token of the server's stream beside the engine alone in a process of its own, with the same
-  prompts (ids) and numbers of tokens, in turns; the ratio is that of neighbouring turns.
+- *overhead*: time per token of the server's stream, from the request to its last token, beside the engine alone in a
+  process of its own, with the same short prompts (ids) and numbers of tokens, in turns; the ratio is that of neighbours.
 - *scaling*: tokens per second of 16 clients over that of one, from our rows of *peers* (which are also measured where
   the peers aren't here).
 - *mixed*: time to the first token of short prompts while somebody else's long one (``--long 32768``) is being read.
@@ -29,7 +29,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from whimbrel import hardware
-from whimbrel.bench.record import SCHEMA_VERSION, Spread, significant
+from whimbrel.bench.record import SCHEMA_VERSION, ForeignLoad, Spread, significant
 from whimbrel.bench.serving import processes
 from whimbrel.bench.serving.alone import RemoteEngine
 from whimbrel.bench.serving.crowd import Answered, Ask, Crowd, Load
@@ -41,6 +41,8 @@ PARTS = ("peers", "overhead", "mixed")
 CONTEXT = 2048
 """Room of one slot."""
 NEW_TOKENS = 96
+SHORT_PROMPT = 16
+"""Tokens of the prompts of *overhead*: so few that all of them are read in one step, there as here."""
 SHORT_EVERY = 0.5
 """Seconds between the short prompts of *mixed*."""
 SUBJECTS = ("a lighthouse", "the tide", "an old map", "a whimbrel", "a winter", "a ferry", "a letter", "the dunes")
@@ -57,9 +59,11 @@ class Turn:
     first: tuple[float, ...]
     """time to the first token of each answer"""
     failed: int
+    foreign: float | None
+    """share of the machine that others used meanwhile"""
 
     @classmethod
-    def of(cls, answers: Sequence[Answered]) -> "Turn":
+    def of(cls, answers: Sequence[Answered], foreign: float | None) -> "Turn":
         """From the answers of all clients: the time is from the first question to the last word."""
         good = [answer for answer in answers if answer.status == 200 and answer.tokens]
         return cls(
@@ -67,6 +71,7 @@ class Turn:
             seconds=max(answer.end for answer in answers) - min(answer.start for answer in answers),
             first=tuple(answer.first_seconds for answer in good),
             failed=len(answers) - len(good),
+            foreign=foreign,
         )
 
     @property
@@ -168,7 +173,9 @@ def _run_turn(crowd: Crowd, server: Serving, clients: int, prompts: Iterator[str
         if clients > 1
         else [[_chat(next(prompts), tokens), _chat(next(prompts), tokens)]]
     )
-    return Turn.of(crowd.run(Load(host=processes.HOST, port=server.port, clients=asks, key=server.key)))
+    with ForeignLoad(server.process.pid, crowd.pid) as foreign:
+        answers = crowd.run(Load(host=processes.HOST, port=server.port, clients=asks, key=server.key))
+    return Turn.of(answers, foreign.share)
 
 
 def _chat(prompt: str, tokens: int) -> Ask:
@@ -186,6 +193,7 @@ def _row(name: str, clients: int, turns: Sequence[Turn]) -> dict[str, Any]:
         "first_token_p95_s": significant(_p95(firsts)),
         "tokens": sum(turn.tokens for turn in turns),
         "failed": sum(turn.failed for turn in turns),
+        "foreign_load": [turn.foreign for turn in turns],
     }
 
 
@@ -210,6 +218,19 @@ def _ratios(turns: Mapping[tuple[str, int], Sequence[Turn]], clients: Sequence[i
 # --- overhead
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """One turn of the server and of the engine alone, with the same prompts: seconds."""
+
+    served_decode: float
+    """from the last first token to the end"""
+    alone_decode: float
+    served: float
+    """from the request to the end"""
+    alone: float
+    foreign: float | None
+
+
 def overhead(crowd: Crowd, model: Path, options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
     """By number of clients: seconds per token in the stream and in the engine, and the ratio of neighbouring turns."""
     rng, rows = random.Random(11), []
@@ -220,43 +241,45 @@ def overhead(crowd: Crowd, model: Path, options: argparse.Namespace, say: Say) -
     ):
         for clients in options.clients:
             pairs = [
-                _overhead_turn(crowd, server, engine, _ids(rng, clients, 128), options.tokens, swap=bool(repeat % 2))
+                _pair(crowd, server, engine, _ids(rng, clients, SHORT_PROMPT), options.tokens, swap=bool(repeat % 2))
                 for repeat in range(2 * options.repeats + 1)
             ][1:]
-            rows.append(_overhead_row(clients, pairs))
+            rows.append(_overhead_row(clients, options.tokens, pairs))
             say(f"overhead, {clients} clients: {rows[-1]['overhead_percent']['median']:.2f}%")
     return rows
 
 
-def _overhead_turn(
+def _pair(
     crowd: Crowd, server: Serving, engine: RemoteEngine, prompts: list[list[int]], tokens: int, *, swap: bool
-) -> tuple[float, float]:
-    """Seconds per token and sequence of the server's stream, and of the engine alone; the first one changes."""
-
-    def of_engine() -> float:
-        return engine.run(prompts, tokens).decode / (tokens - 1)
-
-    def of_server() -> float:
-        asks = [[_going_on(prompt, tokens)] for prompt in prompts]
-        answers = crowd.run(Load(host=processes.HOST, port=server.port, clients=asks, key=server.key))
-        assert all(answer.tokens == tokens for answer in answers), [answer.status for answer in answers]
-        lasts = [answer.last for answer in answers if answer.last is not None]
-        firsts = [answer.first for answer in answers if answer.first is not None]
-        return (max(lasts) - max(firsts)) / (tokens - 1)
-
-    if swap:
-        alone = of_engine()
-        return of_server(), alone
-    served = of_server()
-    return served, of_engine()
+) -> Pair:
+    """Both sides, one after the other; which one is first changes from turn to turn."""
+    asks = [[_going_on(prompt, tokens)] for prompt in prompts]
+    load = Load(host=processes.HOST, port=server.port, clients=asks, key=server.key)
+    with ForeignLoad(server.process.pid, crowd.pid, engine.pid) as foreign:
+        alone = engine.run(prompts, tokens) if swap else None
+        answers = crowd.run(load)
+        alone = alone or engine.run(prompts, tokens)
+    assert all(answer.tokens == tokens for answer in answers), [answer.status for answer in answers]
+    firsts, lasts = [answer.first or 0.0 for answer in answers], [answer.last or 0.0 for answer in answers]
+    return Pair(
+        served_decode=max(lasts) - max(firsts),
+        alone_decode=alone.decode,
+        served=max(lasts) - min(answer.start for answer in answers),
+        alone=alone.prefill + alone.decode,
+        foreign=foreign.share,
+    )
 
 
-def _overhead_row(clients: int, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+def _overhead_row(clients: int, tokens: int, pairs: Sequence[Pair]) -> dict[str, Any]:
     return {
         "clients": clients,
-        "server_seconds_per_token": _spread([served for served, _ in pairs]),
-        "engine_seconds_per_token": _spread([alone for _, alone in pairs]),
-        "overhead_percent": _spread([100 * (served / alone - 1) for served, alone in pairs]),
+        "server_ms_per_token": _spread([1000 * pair.served / tokens for pair in pairs]),
+        "engine_ms_per_token": _spread([1000 * pair.alone / tokens for pair in pairs]),
+        "overhead_percent": _spread([100 * (pair.served / pair.alone - 1) for pair in pairs]),
+        "overhead_percent_after_the_first_token": _spread(
+            [100 * (pair.served_decode / pair.alone_decode - 1) for pair in pairs]
+        ),
+        "foreign_load": [pair.foreign for pair in pairs],
     }
 
 
@@ -348,7 +371,10 @@ def render(result: Mapping[str, Any]) -> Iterator[str]:
     if "peers" in result:
         yield f"ours, most clients over fewest: {result['peers']['scaling']['ratio']['median']:.2f}x"
     for row in result.get("overhead", ()):
-        yield f"overhead per token, {row['clients']} clients: {row['overhead_percent']['median']:.2f}%"
+        yield (
+            f"overhead per token, {row['clients']} clients: {row['overhead_percent']['median']:.2f}%, after the first "
+            f"{row['overhead_percent_after_the_first_token']['median']:.2f}%"
+        )
     if "mixed" in result:
         found = result["mixed"]
         beside = found["short_first_token_beside_s"]

@@ -40,6 +40,11 @@ class RemoteEngine:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._answer()
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def run(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> Alone:
         """All prompts side by side, greedy, each to its ``max_tokens``."""
         assert self._process.stdin is not None

@@ -82,20 +82,16 @@ class Crowd:
             text=True,
         )
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def run(self, load: Load) -> list[Answered]:
         """Run a load to its end. Raises ``WhimbrelError`` if the process dies."""
-        self.begin(load)
-        return self.finish()
-
-    def begin(self, load: Load) -> None:
-        """Start a load and return at once."""
-        assert self._process.stdin is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(asdict(load)) + "\n")
         self._process.stdin.flush()
-
-    def finish(self) -> list[Answered]:
-        """The answers of the load that was begun, when all are here. Raises ``WhimbrelError``."""
-        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise WhimbrelError(f"the clients' process ended with code {self._process.wait()} and no answers")

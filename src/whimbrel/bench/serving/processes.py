@@ -61,14 +61,6 @@ class Serving:
             return None
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    def cpu_seconds(self) -> float | None:
-        """CPU time that the process has used; None where the system doesn't say."""
-        try:
-            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
 
 @contextmanager
 def ours(model: str, *options: str, key: str = "") -> Iterator[Serving]:
