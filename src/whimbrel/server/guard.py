@@ -12,7 +12,7 @@ import hmac
 from collections.abc import Mapping
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from fastapi import HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from whimbrel.server.dialect import error_response
 from whimbrel.server.errors import ApiError, Problem
 from whimbrel.server.settings import LOOPBACK, ServerSettings
+from whimbrel.server.static import FOLDER
 
 COOKIE = "whimbrel_key"
 LOGIN_PATH = "/login"
@@ -29,12 +30,14 @@ UPLOAD_PATHS = ("/v1/files",)
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
-LOGIN_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>whimbrel</title></head>
-<body><main><h1>whimbrel</h1><p>This server wants a key.</p>
-<form method="post" action="/login"><label>Key <input name="key" type="password" autofocus autocomplete="current-password"></label>
-<button>Enter</button></form></main></body></html>
-"""
+_LOGIN_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 
 class Guard:
@@ -68,14 +71,17 @@ class Guard:
 
     def _check_site(self, scope: Scope, headers: Mapping[str, str]) -> Response | None:
         host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _split(f"//{host}").hostname or ""
         if self._settings.on_loopback and name not in {*LOOPBACK, *self._settings.allowed_hosts}:
             message = f"this server is not called {name!r}; ask it as localhost, or start it with --allowed-host {name}"
             return error_response(scope, Problem(status=403, message=message, code="unknown_host"))
         origin = headers.get("origin")
+        if origin is None and headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in _SAFE:
+            message = "pages of other sites may not use this server"
+            return error_response(scope, Problem(status=403, message=message, code="unknown_origin"))
         if origin is None or origin in self._settings.cors_origins or "*" in self._settings.cors_origins:
             return None
-        if urlsplit(origin).netloc != host and (scope["method"] not in _SAFE or scope["method"] == "OPTIONS"):
+        if _split(origin).netloc != host and (scope["method"] not in _SAFE or scope["method"] == "OPTIONS"):
             message = f"pages of {origin} may not use this server; start it with --cors-origin {origin} to allow them"
             return error_response(scope, Problem(status=403, message=message, code="unknown_origin"))
         return None
@@ -92,14 +98,14 @@ class Guard:
 
     async def _login(self, scope: Scope, body: bytes) -> Response:
         if scope["method"] != "POST":
-            return HTMLResponse(LOGIN_PAGE)
+            return _login_page(200)
         key = (parse_qs(body.decode("utf-8", "replace")).get("key") or [""])[0]
         for known, cookie in zip(self._settings.api_keys, self._cookies, strict=True):
             if _matches(key, [known]):
                 response = RedirectResponse("/", status_code=303)
                 response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=scope["scheme"] == "https")
                 return response
-        return HTMLResponse(LOGIN_PAGE, status_code=401)
+        return _login_page(401, wrong=True)
 
     # --- bodies
 
@@ -167,9 +173,15 @@ class Guard:
             raise ApiError(408, "the request's body stopped coming; send it again", code="timeout") from None
 
 
+def _login_page(status: int, *, wrong: bool = False) -> Response:
+    """A page of its own, the one that is seen without a key: it names no other file."""
+    text = (FOLDER / "login.html").read_text(encoding="utf-8")
+    return HTMLResponse(text.replace("<html", "<html data-wrong", 1) if wrong else text, status, headers=_LOGIN_HEADERS)
+
+
 def _ask_for_key(scope: Scope, headers: Mapping[str, str]) -> Response:
     if scope["path"] == "/" and "text/html" in headers.get("accept", ""):
-        return HTMLResponse(LOGIN_PAGE, status_code=401)
+        return _login_page(401)
     given = "authorization" in headers or "x-api-key" in headers
     message = "that key is not known here" if given else "this server wants a key: send Authorization: Bearer KEY"
     problem = Problem(
@@ -185,6 +197,14 @@ def _ask_for_key(scope: Scope, headers: Mapping[str, str]) -> Response:
 def _matches(given: str, known: list[str] | tuple[str, ...]) -> bool:
     """Compared in constant time, all of them."""
     return bool(sum(hmac.compare_digest(given.encode("utf-8", "replace"), one.encode()) for one in known))
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address; empty ones where it is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:  # an open bracket
+        return urlsplit("")
 
 
 def _cookie(headers: Mapping[str, str]) -> str:
