@@ -17,6 +17,7 @@ from whimbrel.server.anthropic import messages
 from whimbrel.server.dialect import error_response
 from whimbrel.server.envelope import Envelope
 from whimbrel.server.errors import Problem, problem_of
+from whimbrel.server.fields import IGNORED_HEADER
 from whimbrel.server.guard import Guard
 from whimbrel.server.openai import chat, completions, embeddings, files, models, responses
 from whimbrel.server.openai.response_store import ResponseStore
@@ -47,11 +48,16 @@ def create_app(settings: ServerSettings, load: Load | None = None) -> FastAPI:
         app.include_router(module.router)
     for kind in (RequestValidationError, StarletteHTTPException, *_expected()):
         app.add_exception_handler(kind, _on_error)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["*"], allow_headers=["*"], max_age=600
-        )
     app.add_middleware(Guard, settings=settings)
+    if settings.cors_origins:
+        app.add_middleware(  # around the guard: a preflight carries no key, and pages shall be able to read a refusal
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", IGNORED_HEADER, "Retry-After"],
+            max_age=600,
+        )
     app.add_middleware(Envelope, metrics=service.metrics)
     return app
 

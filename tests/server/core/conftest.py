@@ -1,0 +1,72 @@
+"""A whole application over a scripted model: every route and all middleware, nothing computed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from whimbrel.backends.llm import LLM
+from whimbrel.backends.open import OpenModel
+from whimbrel.backends.scripted import ScriptedExecutor
+from whimbrel.models.chat import ChatTemplate
+from whimbrel.models.loading import load_text_side
+from whimbrel.server.app import create_app
+from whimbrel.server.settings import ServerSettings
+from whimbrel.testing import tiny
+
+Serve = Callable[..., TestClient]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama folder."""
+    return tiny.write_checkpoint(tmp_path_factory.mktemp("tiny") / "llama", "llama")
+
+
+@pytest.fixture
+def scripted(checkpoint: Path) -> Callable[..., LLM]:
+    """An LLM that says given texts, one token per character, each ended by ``</s>``."""
+    side = load_text_side(checkpoint)
+
+    def make(*answers: str) -> LLM:
+        tokenizer = side.tokenizer
+        ids: list[Sequence[int]] = [
+            [*(id for character in answer for id in tokenizer.encode(character, add_special=False)), 2]
+            for answer in answers
+        ]
+        executor = ScriptedExecutor(ids, eos_token_ids=tokenizer.eos_token_ids)
+        template = ChatTemplate(tiny.CHAT_TEMPLATE, {})
+        return LLM(
+            OpenModel(executor=executor, tokenizer=tokenizer, chat_template=template, generation_config={}),
+        )
+
+    return make
+
+
+@pytest.fixture
+def serve(scripted: Callable[..., LLM]) -> Iterator[Serve]:
+    """``serve(*answers, **settings)``: a client of a running server whose model is loaded."""
+    with ExitStack() as stack:
+
+        def start(*answers: str, load: Callable[[str], LLM] | None = None, **settings: Any) -> TestClient:
+            llm = scripted(*(answers or ("hello",)))
+            app = create_app(ServerSettings(**{"models": ("scripted",), **settings}), load or (lambda _: llm))
+            client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False, follow_redirects=False)
+            stack.enter_context(client)
+            client.llm = llm  # type: ignore[attr-defined]
+            until(lambda: app.state.service.ready or app.state.service.load_error)
+            return client
+
+        yield start
+
+
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait for a state that other threads bring about; the time is only there so that a fault ends."""
+    end = monotonic() + seconds
+    while not condition():
+        assert monotonic() < end, "it never came about"
+        sleep(0.005)
