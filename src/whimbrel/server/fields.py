@@ -4,11 +4,13 @@ Strict (``--strict``, or the header ``X-Whimbrel-Strict: true``): a field that i
 Otherwise ``X-Ignored-Params`` names it. Never is one dropped quietly.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
 
 from whimbrel.server.errors import ApiError
 
@@ -23,6 +25,20 @@ class Body(BaseModel):
 
     no_effect: ClassVar[frozenset[str]] = frozenset()
     """fields that ask nothing of the answer (who asks, how it is billed): taken and forgotten"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_characters(cls, data: Any) -> Any:
+        """JSON can write half a surrogate pair (``"\\ud800"``), which no tokenizer, log or answer can encode."""
+        try:
+            json.dumps(data, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise PydanticCustomError(
+                "half_character", "a text has half of a surrogate pair, which is no text"
+            ) from None
+        except RecursionError:
+            raise PydanticCustomError("too_deep", "the JSON is nested too deeply") from None
+        return data
 
     def leftovers(self) -> Iterator[str]:
         """Names of fields that are set and that nothing here acts on. Fields of value None are not set."""

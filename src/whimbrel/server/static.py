@@ -53,7 +53,7 @@ async def page(name: str) -> Response:
 
 
 def _file(name: str) -> Response:
-    path = (FOLDER / name).resolve()
+    path = FOLDER if "\0" in name else (FOLDER / name).resolve()
     if not path.is_relative_to(FOLDER.resolve()) or path.suffix not in _TYPES or not path.is_file():
         raise ApiError(404, f"the chat page has no file {name!r}")
     return FileResponse(path, media_type=_TYPES[path.suffix], headers=_HEADERS)

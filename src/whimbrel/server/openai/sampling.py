@@ -7,6 +7,8 @@ from whimbrel.server.errors import ApiError
 from whimbrel.server.fields import Body
 
 MOST_STOPS = 64
+LONGEST_STOP = 1000
+"""characters"""
 
 _SAME_NAME = (
     "temperature",
@@ -57,9 +59,13 @@ class Sampling(Body):
 
 
 def _checked_stops(stop: str | list[str]) -> str | list[str]:
-    """Each step looks for every one of them, so there is an end to their number."""
-    if len(stop) > MOST_STOPS and not isinstance(stop, str):
-        raise ApiError(400, f"stop has {len(stop)} texts; give {MOST_STOPS} at most", param="stop")
+    """Each step looks for every one of them, so there is an end to their number and length."""
+    texts = [stop] if isinstance(stop, str) else stop
+    if len(texts) > MOST_STOPS:
+        raise ApiError(400, f"stop has {len(texts)} texts; give {MOST_STOPS} at most", param="stop")
+    if (longest := max(map(len, texts))) > LONGEST_STOP:
+        message = f"a stop text has {longest:,} characters; give {LONGEST_STOP:,} at most"
+        raise ApiError(400, message, param="stop")
     return stop
 
 
