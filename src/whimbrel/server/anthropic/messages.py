@@ -17,6 +17,7 @@ from whimbrel.server.documented import ANTHROPIC_ERRORS, STREAM
 from whimbrel.server.errors import ApiError
 from whimbrel.server.fields import Body
 from whimbrel.server.job import Job
+from whimbrel.server.openai.sampling import checked_stops
 from whimbrel.server.service import Service
 from whimbrel.server.single import collected, open_one, told
 from whimbrel.server.sse import EventStream
@@ -141,7 +142,7 @@ class MessagesBody(PromptBody):
         """Options of ``LLM.stream``."""
         names = ("temperature", "top_p", "top_k")
         sampling = {name: value for name in names if (value := getattr(self, name)) is not None}
-        stop = {"stop": self.stop_sequences} if self.stop_sequences else {}
+        stop = {"stop": checked_stops(self.stop_sequences, "stop_sequences")} if self.stop_sequences else {}
         return {"max_tokens": self.max_tokens, **sampling, **stop, **super().options()}
 
 

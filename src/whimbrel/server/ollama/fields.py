@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from whimbrel.backends.shape import JsonObject, JsonSchema
 from whimbrel.server.errors import ApiError
 from whimbrel.server.fields import Body
+from whimbrel.server.openai.sampling import checked_stops
 
 _NUMBERS = {
     "temperature": "temperature",
@@ -128,11 +129,11 @@ def _number(name: str, value: Any) -> float:
     return value
 
 
-def _stops(value: Any) -> list[str]:
+def _stops(value: Any) -> str | list[str]:
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise ApiError(400, "options.stop is a text, or a list of texts", param="options.stop")
-    return stops
+    return checked_stops(stops, "options.stop")
 
 
 def _shape(format: str | dict[str, Any] | None) -> dict[str, Any]:

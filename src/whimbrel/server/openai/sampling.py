@@ -52,20 +52,23 @@ class Sampling(Body):
         if self.max_tokens is not None:
             options["max_tokens"] = self.max_tokens
         if self.stop:
-            options["stop"] = _checked_stops(self.stop)
+            options["stop"] = checked_stops(self.stop)
         if self.logit_bias:
             options["logit_bias"] = _biases(self.logit_bias)
         return options
 
 
-def _checked_stops(stop: str | list[str]) -> str | list[str]:
-    """Each step looks for every one of them, so there is an end to their number and length."""
+def checked_stops(stop: str | list[str], param: str = "stop") -> str | list[str]:
+    """Each step looks for every one of them, so there is an end to their number and length.
+
+    ``param``: the field's name, for what errors say. Raises ``ApiError`` 400.
+    """
     texts = [stop] if isinstance(stop, str) else stop
     if len(texts) > MOST_STOPS:
-        raise ApiError(400, f"stop has {len(texts)} texts; give {MOST_STOPS} at most", param="stop")
+        raise ApiError(400, f"{param} has {len(texts)} texts; give {MOST_STOPS} at most", param=param)
     if (longest := max(map(len, texts))) > LONGEST_STOP:
-        message = f"a stop text has {longest:,} characters; give {LONGEST_STOP:,} at most"
-        raise ApiError(400, message, param="stop")
+        message = f"a text of {param} has {longest:,} characters; give {LONGEST_STOP:,} at most"
+        raise ApiError(400, message, param=param)
     return stop
 
 
