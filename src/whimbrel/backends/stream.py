@@ -86,6 +86,16 @@ class Stream:
         """True once there is a ``result``: the last piece was taken, or the stream closed."""
         return self._reason is not None
 
+    @property
+    def prompt_token_ids(self) -> tuple[int, ...]:
+        """The prompt, as the model reads it."""
+        return self._prompt
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Those of the prompt that were read so far; all of them once the first token has come."""
+        return tuple(self._prompt_logprobs)
+
     def _take(self, step: Step) -> Piece:
         self._last = step
         self._ids += step.token_ids

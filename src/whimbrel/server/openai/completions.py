@@ -132,7 +132,7 @@ def _sum(usages: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _choice(body: CompletionBody, answer: Answer, index: int, completion: Completion) -> dict[str, Any]:
-    text = (_prompt_text(answer, completion) if body.echo else "") + completion.text
+    text = (_prompt_text(answer) if body.echo else "") + completion.text
     return {
         "index": index,
         "text": text,
@@ -141,8 +141,8 @@ def _choice(body: CompletionBody, answer: Answer, index: int, completion: Comple
     }
 
 
-def _prompt_text(answer: Answer, completion: Completion) -> str:
-    return answer.tokenizer.decode(completion.prompt_token_ids, skip_special=True)
+def _prompt_text(answer: Answer) -> str:
+    return answer.tokenizer.decode(answer.flow.stream.prompt_token_ids, skip_special=True)
 
 
 def _logprobs(body: CompletionBody, tokenizer: Tokenizer, completion: Completion) -> dict[str, Any] | None:
@@ -151,9 +151,7 @@ def _logprobs(body: CompletionBody, tokenizer: Tokenizer, completion: Completion
         return None
     lists = _Lists(tokenizer, body.logprobs)
     if body.echo:
-        lists.add(completion.prompt_token_ids[0], None)
-        for one in completion.prompt_logprobs:
-            lists.add(one.token_id, one)
+        lists.add_prompt(completion.prompt_token_ids, completion.prompt_logprobs)
     for one in completion.logprobs:
         lists.add(one.token_id, one)
     return lists.as_json()
@@ -170,6 +168,12 @@ class _Lists:
         self._tops: list[dict[str, float] | None] = []
         self._offsets: list[int] = []
         self.offset = offset
+
+    def add_prompt(self, ids: Sequence[int], logprobs: Sequence[TokenLogprob]) -> None:
+        """All tokens of a prompt; nothing stands before the first, so it has no log-probability."""
+        self.add(ids[0], None)
+        for one in logprobs:
+            self.add(one.token_id, one)
 
     def add(self, id: int, one: TokenLogprob | None) -> None:
         """One token."""
@@ -198,7 +202,7 @@ class _Lists:
 
 async def _events(body: CompletionBody, answers: Answers, id: str) -> AsyncIterator[bytes]:
     head = {"id": id, "object": "text_completion", "created": answers[0].created, "model": answers[0].model}
-    offsets = [0] * len(answers)
+    offsets: list[int | None] = [None] * len(answers)
     async with answers:
         try:
             async for index, pieces in merged([aiter(answer) for answer in answers]):
@@ -217,17 +221,29 @@ async def _events(body: CompletionBody, answers: Answers, id: str) -> AsyncItera
 
 
 def _chunk(
-    body: CompletionBody, answer: Answer, index: int, pieces: list[Piece], offsets: list[int]
+    body: CompletionBody, answer: Answer, index: int, pieces: list[Piece], offsets: list[int | None]
 ) -> dict[str, Any] | None:
-    """One choice of a chunk; None while the prompt is being read. The echo comes with the first token."""
+    """One choice of a chunk; None while the prompt is being read. The echo comes with the first token.
+
+    ``offsets``: characters that each choice's ``text_offset`` has counted; None before its first chunk.
+    """
     text, logprobs = "".join(piece.text for piece in pieces), None
+    ended = pieces[-1].finish_reason is not None
+    if not (ended or any(piece.token_ids for piece in pieces)):
+        return None
+    offset = offsets[index]
+    echoed = bool(body.echo) and offset is None
+    if echoed:
+        text = _prompt_text(answer) + text
     tokens = [one for piece in pieces for one in piece.logprobs]
-    if body.logprobs is not None and tokens:
-        lists = _Lists(answer.tokenizer, body.logprobs, offsets[index])
+    lists = _Lists(answer.tokenizer, body.logprobs or 0, offset or 0)
+    if body.logprobs is not None and (tokens or echoed):
+        if echoed:
+            lists.add_prompt(answer.flow.stream.prompt_token_ids, answer.flow.stream.prompt_logprobs)
         for one in tokens:
             lists.add(one.token_id, one)
-        logprobs, offsets[index] = lists.as_json(), lists.offset
-    ended = pieces[-1].finish_reason is not None
+        logprobs = lists.as_json()
+    offsets[index] = lists.offset
     if not (text or logprobs or ended):
         return None
     reason = wire.finish_reason(answer.result) if ended else None
