@@ -5,6 +5,7 @@ Lives on the event loop; loading itself runs in a thread. A model that has open 
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ class ModelPool:
         self._max_queue = max_queue
         self._max_models = max_models
         self._loading: dict[str, asyncio.Task[Resident]] = {}
+        self._wanted: Counter[str] = Counter()  # who asks for a model and doesn't have it yet
         self._one_at_a_time = asyncio.Lock()
 
     def known(self) -> list[str]:
@@ -103,8 +105,12 @@ class ModelPool:
     async def hold(self, asked: str | None) -> Resident:
         """As ``use``, until ``release``."""
         name = self.find(asked)
-        resident = self.residents.get(name) or await self._loaded(name)
-        resident.users += 1
+        self._wanted[name] += 1
+        try:
+            resident = self.residents.get(name) or await self._loaded(name)
+            resident.users += 1
+        finally:
+            self._wanted[name] -= 1
         resident.used = monotonic()
         return resident
 
@@ -116,7 +122,7 @@ class ModelPool:
     async def unload(self, name: str) -> bool:
         """Free a model's memory; False if it isn't loaded, or somebody uses it."""
         resident = self.residents.get(name)
-        if resident is None or resident.users:
+        if resident is None or self._in_use(resident):
             return False
         del self.residents[name]
         await resident.driver.close()
@@ -178,7 +184,11 @@ class ModelPool:
                 self.failed.pop(name, None)
                 return llm
 
+    def _in_use(self, resident: Resident) -> bool:
+        """Somebody has it, or waited until it was loaded and has it in a moment."""
+        return resident.users > 0 or self._wanted[resident.name] > 0
+
     async def _unload_oldest(self) -> bool:
         """Unload the model that has been idle longest; False if all are in use."""
-        idle = [resident for resident in self.residents.values() if not resident.users]
+        idle = [resident for resident in self.residents.values() if not self._in_use(resident)]
         return bool(idle) and await self.unload(min(idle, key=lambda resident: resident.used).name)
