@@ -15,6 +15,7 @@ from whimbrel import __version__
 from whimbrel.server import ollama, static, status, text
 from whimbrel.server.anthropic import messages
 from whimbrel.server.dialect import error_response
+from whimbrel.server.documented import Application
 from whimbrel.server.envelope import Envelope
 from whimbrel.server.errors import Problem, problem_of
 from whimbrel.server.fields import IGNORED_HEADER
@@ -41,7 +42,7 @@ def create_app(settings: ServerSettings, load: Load | None = None) -> FastAPI:
         async with service.running():
             yield
 
-    app = FastAPI(title="whimbrel", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = Application(title="whimbrel", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     app.state.responses = ResponseStore()
     for module in ROUTES:

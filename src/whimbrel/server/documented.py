@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 Responses = dict[int | str, dict[str, Any]]
@@ -75,3 +76,17 @@ STREAM: Responses = {
 LINES: Responses = {
     200: {"description": "The answer; unless stream=false as JSON lines", "content": {"application/x-ndjson": {}}}
 }
+
+
+class Application(FastAPI):
+    """FastAPI whose document leaves out what it adds by itself: 422, which is never sent here."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document."""
+        document = super().openapi()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            document.get("components", {}).get("schemas", {}).pop(name, None)
+        return document
