@@ -101,7 +101,7 @@ export function download(name, text, type) {
 
 /** Ask for a file and give it to `use`. */
 export function chooseFile(accept, multiple, use) {
-  const input = el("input", { type: "file", accept, multiple, "aria-label": "File", class: "unseen" });
+  const input = el("input", { type: "file", accept, multiple, hidden: true });
   input.addEventListener("change", () => use([...input.files]));
   input.addEventListener("cancel", () => input.remove());
   document.body.append(input);

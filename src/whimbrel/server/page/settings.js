@@ -18,7 +18,7 @@ export const DEFAULTS = Object.freeze({
   top_p: null,
   top_k: null,
   min_p: null,
-  max_tokens: null,
+  max_tokens: 1024,
   seed: null,
   system: "",
   stop: "",
