@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from whimbrel.server.ollama import chat, embed, generate, models, refusals
 
-__all__ = ["router"]
+__all__ = ["chat", "embed", "generate", "models", "refusals", "router"]
 
 router = APIRouter()
 for module in (chat, generate, embed, models, refusals):
