@@ -12,9 +12,9 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from conftest import Page  # noqa: E402
-from playwright.sync_api import sync_playwright  # noqa: E402
-from running_server import started  # noqa: E402
+from chat_page import Page
+from playwright.sync_api import sync_playwright
+from running_server import started
 
 DESKTOP = {"viewport": {"width": 1280, "height": 800}}
 PHONE = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True}

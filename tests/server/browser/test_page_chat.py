@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from conftest import Page, until  # type: ignore[import-not-found]
+from chat_page import Page, until
 
 CAPITAL = "What is the capital city of France? Answer in one word."
 

@@ -3,8 +3,7 @@
 from typing import Any
 
 import pytest
-
-from conftest import Page  # type: ignore[import-not-found]
+from chat_page import Page
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
