@@ -87,6 +87,11 @@ class Stream:
         return self._reason is not None
 
     @property
+    def broken_off(self) -> bool:
+        """True where it was closed, or its request stopped, before its end."""
+        return self._reason == FinishReason.ABORT
+
+    @property
     def prompt_token_ids(self) -> tuple[int, ...]:
         """The prompt, as the model reads it."""
         return self._prompt

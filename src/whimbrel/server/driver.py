@@ -196,6 +196,8 @@ class Driver:
                     flow.arrived.append(piece)
             except Exception as raised:  # noqa: BLE001  (whoever reads the answer raises it)
                 error = raised
+            if error is None and flow.stream.broken_off:  # by a step that failed before this answer was known here
+                error = WhimbrelError("the answer was broken off; ask again")
             ended = error is not None or flow.stream.ended
             if ended or (flow.wanted and flow.arrived):
                 flow.wanted = False
