@@ -7,7 +7,7 @@ that the disk kept, and the file becomes the same to the byte.
 import logging
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -23,7 +23,7 @@ from whimbrel.backends.stored import StoredDocument, describe_source, difference
 from whimbrel.backends.turn import user_turn
 from whimbrel.engine.blocks import ROOT
 from whimbrel.engine.document import document_keys
-from whimbrel.errors import PromptTooLong, UnsupportedCapability, UsageError, WriteError
+from whimbrel.errors import DoesNotFit, PromptTooLong, UnsupportedCapability, UsageError, WriteError
 from whimbrel.formats.document import document_text, read_bytes
 from whimbrel.formats.kv_file import KVHeader, is_kv_file
 from whimbrel.formats.kv_layout import KVLayout
@@ -42,6 +42,8 @@ COMMIT_SECONDS = 2.0
 """Between two commits: an fsync of 25 MB takes 20 to 200 ms, and this much reading is lost at worst."""
 LEAST_ROOM = 256
 """Tokens of the context that a question and its answer need."""
+TURN_BLOCKS = 16
+"""Blocks that come from the disk while the engine waits; then others have their turn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,14 +72,34 @@ def read_document(
     announce: Callable[[int, int], None] | None = None,
 ) -> Reading:
     """Read a document into a ``.kv`` file; see ``LLM.read_document``. ``data``: its bytes, where ``path`` is only a name."""
-    executor = native_executor(llm)
+    native_executor(llm)
     source = Path(path)
     if out is None and data is not None:
         raise UsageError("standard input has no name to call the file by; give one with --out")
     target = source.with_suffix(".kv") if out is None else Path(out)
     content = read_bytes(source) if data is None else data
-    text = document_text(source, content).strip()
-    job = _prepare(llm, executor, describe_source(source if data is None else None, source.name, content), text, system)
+    text = document_text(source, content)
+    described = describe_source(source if data is None else None, source.name, content)
+    return read_text(llm, text, target, source=described, system=system, progress=progress, announce=announce)
+
+
+def read_text(
+    llm: "LLM",
+    text: str,
+    target: Path,
+    *,
+    source: Mapping[str, Any],
+    system: str | None = None,
+    progress: Progress | None = None,
+    announce: Callable[[int, int], None] | None = None,
+) -> Reading:
+    """Read the text of a document; ``source`` is what ``describe_source`` says of it. Raises as ``LLM.read_document``.
+
+    May run in any thread, also while another one drives the model. What ``progress`` raises stops it; what is read by
+    then stays for the next time.
+    """
+    executor = native_executor(llm)
+    job = _prepare(llm, executor, dict(source), text.strip(), system)
     found = _already_read(target, job)
     if found is not None:
         return found
@@ -121,6 +143,7 @@ class _Job:
 
 def _prepare(llm: "LLM", executor: "NativeExecutor", source: dict[str, Any], text: str, system: str | None) -> _Job:
     before = user_turn(llm, system).before
+    _check_characters(source["name"], len(text), llm)
     document, offsets = llm.tokenizer.encode_with_offsets(text)
     ids = np.array([*before, *document], np.int32)
     _check_context(source["name"], len(ids), llm.context)
@@ -153,6 +176,20 @@ def _prepare(llm: "LLM", executor: "NativeExecutor", source: dict[str, Any], tex
         "text": zlib.compress(text.encode()),
     }
     return _Job(ids, meta, sections, layout)
+
+
+def _check_characters(name: str, length: int, llm: "LLM") -> None:
+    """Raises ``PromptTooLong`` for a text that would be too long if all its tokens were the vocabulary's longest.
+
+    To cut 100 MB into tokens takes most of a minute, in which no other thread of the program runs.
+    """
+    tokenizer = llm.tokenizer
+    longest = max(len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size))
+    if length > longest * llm.context:
+        raise PromptTooLong(
+            f"{name} has {length:,} characters, {length // longest:,} tokens at least, and the context holds "
+            f"{llm.context:,}: give a shorter document"
+        )
 
 
 def _check_context(name: str, length: int, context: int) -> None:
@@ -223,10 +260,27 @@ def _read_blocks(executor: "NativeExecutor", writer: KVWriter, job: _Job, progre
     show(writer.written * BLOCK_SIZE, len(job.ids))
     if writer.written == total:
         return
-    keys = document_keys(job.ids[: total * BLOCK_SIZE])
-    # Two tokens of answer, so that the sequence still holds its blocks when the last of them is taken.
-    request = Request(token_ids=tuple(job.ids[: total * BLOCK_SIZE].tolist()), params=SamplingParams(max_tokens=2))
-    steps = executor.generate(request)
+    while writer.written < total:
+        before = writer.written
+        _read_on(executor, writer, job, show)
+        if writer.written == before:  # others drop blocks as fast as they are computed
+            raise DoesNotFit(
+                f"the cache has no room to read {job.meta['source']['name']} beside other answers; give it more, or read "
+                "it when less is asked"
+            )
+
+
+def _read_on(executor: "NativeExecutor", writer: KVWriter, job: _Job, show: Progress) -> None:
+    """One prompt, to its end or to that of the document.
+
+    A sequence holds its blocks until it ends, so it writes tokens that nobody wants until the last block is taken: where
+    another thread drives the model, steps don't wait for this one.
+    """
+    total = job.layout.num_blocks
+    ids = job.ids[: total * BLOCK_SIZE]
+    keys = document_keys(ids)
+    params = SamplingParams(max_tokens=LEAST_ROOM, ignore_eos=True)
+    steps = executor.generate(Request(token_ids=tuple(ids.tolist()), params=params))
     last = monotonic()
     try:
         for _ in steps:
@@ -239,16 +293,17 @@ def _read_blocks(executor: "NativeExecutor", writer: KVWriter, job: _Job, progre
                 last = monotonic()
     finally:
         steps.close()
-    raise AssertionError("the prompt ended before its blocks did")
 
 
 def _load_back(executor: "NativeExecutor", writer: KVWriter, job: _Job) -> None:
     """Blocks that an interrupted reading left go into the cache."""
     key = ROOT
-    with executor.exclusive() as engine:
-        for index in range(writer.written if writer.written < job.layout.num_blocks else 0):
-            ids = job.ids[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]
-            key = engine.documents.put(key, ids, index, *writer.block(index))
+    count = writer.written if writer.written < job.layout.num_blocks else 0
+    for start in range(0, count, TURN_BLOCKS):
+        with executor.exclusive() as engine:
+            for index in range(start, min(start + TURN_BLOCKS, count)):
+                ids = job.ids[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]
+                key = engine.documents.put(key, ids, index, *writer.block(index))
 
 
 def _append(executor: "NativeExecutor", writer: KVWriter, keys: list[bytes]) -> None:

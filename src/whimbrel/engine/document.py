@@ -5,7 +5,7 @@ request that begins with the document's ids shares its blocks. They are pinned: 
 away; whoever writes behind them does so in blocks of the cache.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -37,8 +37,16 @@ class Attached:
     """A document's blocks in the cache."""
 
     first: int
-    count: int
+    data: Bytes
+    codes: Bytes
+    scales: Bytes
+    layout: KVLayout
     users: int = 1
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.layout.num_blocks
 
 
 class DocumentBlocks:
@@ -91,11 +99,34 @@ class DocumentBlocks:
         """Data and kernels of the computed block of that key, as views; None if it isn't in the cache."""
         number = self._cache.blocks.find(key)
         own = self._cache.blocks.num_blocks
-        if number is None or number >= own:
+        if number is None:
             return None
+        if number >= own:
+            return self._take_attached(number)
         pool, layout = self._pool(), self.layout(own)
         codes, scales = pool.kernels() if pool.kernel_dim else (np.empty(0, np.uint8), np.empty(0, np.uint8))
         return pool.block(number), *layout.kernels_of(codes, scales, number)
+
+    def hold(self, keys: Sequence[bytes]) -> list[int]:
+        """Keep the computed blocks of these keys as they are until ``release``: the first ones that are in the cache."""
+        held = []
+        for key in keys:
+            number = self._cache.blocks.find(key)
+            if number is None:
+                break
+            self._cache.blocks.share(number)
+            held.append(number)
+        return held
+
+    def release(self, held: Sequence[int]) -> None:
+        """The counterpart of ``hold``."""
+        for number in reversed(held):
+            self._cache.blocks.release(number)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that the cache has of its own."""
+        return self._cache.blocks.num_blocks
 
     def put(self, parent: bytes, ids: Ids, index: int, data: Bytes, codes: Bytes, scales: Scales) -> bytes:
         """Copy block ``index`` of a document into a block of the cache, to be found by others; returns its key.
@@ -152,7 +183,7 @@ class DocumentBlocks:
             part = ids[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE]
             self._cache.blocks.pin(first + index, parent, part.tolist(), key)
             parent = key
-        self._attached[parent] = Attached(first, len(keys))
+        self._attached[parent] = Attached(first, data, codes, scales, self.layout(len(keys)))
         if forget is not None:
             self.pages.add(parent, forget)
         return parent
@@ -171,6 +202,13 @@ class DocumentBlocks:
         self._pool().detach(attached.first)
         self.pages.remove(key)
         del self._attached[key]
+
+    def _take_attached(self, number: int) -> tuple[Bytes, Bytes, Scales]:
+        """The block of a document that begins as another one does."""
+        attached = next(one for one in self._attached.values() if one.first <= number < one.first + one.count)
+        index, size = number - attached.first, attached.layout.block_bytes
+        kernels = attached.layout.kernels_of(attached.codes, attached.scales, index)
+        return attached.data[index * size : (index + 1) * size], *kernels
 
     def _pool(self) -> Any:
         if self._cache.pool is None:

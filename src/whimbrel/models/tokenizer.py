@@ -92,7 +92,8 @@ class Tokenizer:
         try:
             with self._lock:
                 self._backend.encode_special_tokens = True
-                encoding = self._backend.encode(text, add_special_tokens=False)
+                # Of the library's ways in, this one lets other threads run: a long document takes seconds.
+                encoding = self._backend.encode_batch([text], add_special_tokens=False)[0]
         except (TypeError, UnicodeEncodeError):
             _check_unicode(text)
             raise
