@@ -7,5 +7,6 @@ May not: define correctness (tests do; a benchmark only reports whether both sid
 
 ``compare.run`` is the whole of ``whimbrel bench``; ``record`` says where a number comes from; ``bandwidth`` measures
 the roof; ``depths`` computes the peer's long prompts; ``engine`` and ``llama_cpp`` are the two sides, each run by ``worker`` in a process of its own.
-Programs beside it: ``sparse_attention`` (both stages of a decoded token), ``gpu_attention``.
+Programs beside it: ``server`` and ``soak`` (with ``serving``), ``sparse_attention`` (both stages of a decoded token),
+``gpu_attention``.
 """

@@ -13,8 +13,10 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
+from whimbrel.bench.peer_build import REQUIREMENT
 from whimbrel.errors import MissingExtra, WhimbrelError
 
 HOST = "127.0.0.1"
@@ -83,6 +85,13 @@ def llama_cpp_python(model: Path, *, context: int, threads: int) -> Iterator[Ser
     A request doesn't break off another's answer here (``--interrupt_requests false``), though that is its default.
     Raises ``MissingExtra``.
     """
+    if any(
+        find_spec(name) is None for name in ("llama_cpp", "starlette_context", "sse_starlette", "pydantic_settings")
+    ):
+        raise MissingExtra(
+            "llama-cpp-python's server is not here; run `python -m whimbrel.bench.peer_build` and "
+            f"`pip install '{REQUIREMENT.replace('==', '[server]==')}'`"
+        )
     words = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--host", HOST]
     words += ["--n_ctx", str(context), "--n_threads", str(threads), "--n_threads_batch", str(threads)]
     words += ["--n_batch", "2048", "--flash_attn", "true", "--interrupt_requests", "false", "--verbose", "false"]
@@ -109,10 +118,15 @@ def llama_server(model: Path, *, context: int, slots: int, threads: int) -> Iter
 
 def find_llama_server() -> str | None:
     """The program: what ``serving.llama_server`` has built, or the first on the path; None if there is neither."""
+    built = built_llama_server()
+    return str(built) if built.is_file() else shutil.which("llama-server")
+
+
+def built_llama_server() -> Path:
+    """Where ``serving.llama_server`` puts what it builds."""
     from platformdirs import user_cache_path
 
-    built = user_cache_path("whimbrel") / "bench" / "llama-server"
-    return str(built) if built.is_file() else shutil.which("llama-server")
+    return user_cache_path("whimbrel") / "bench" / "llama-server"
 
 
 def free_port() -> int:
