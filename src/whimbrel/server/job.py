@@ -42,18 +42,24 @@ class Read:
     passages: int
 
     def described(self, completion: Completion) -> dict[str, Any]:
-        """``passages``, and ``heat``: each block's share of the attention, over the first document from its beginning."""
+        """``passages``, and ``heat``: each block's share of the attention, over the first document from its beginning.
+
+        ``heat_counted``: whether passages are chosen from the block, and not attention that rests there whatever is asked.
+        """
         if not self.passages:
             return {}
         document = self.document
         ids = dict(zip(document.names, self.files, strict=True))
-        shown = document.map_of(completion).with_passages(completion, self.passages).passages
+        map = document.map_of(completion)
+        shown = map.with_passages(completion, self.passages).passages
         first, shares = document.names[0], completion.block_mass
         spans = [span for span in document.spans(document.prompt_of(completion)) if span.document == first]
+        counted = {span.block for span in map.spans}
         return {
             "passages": [{**asdict(passage), "file_id": ids[passage.document]} for passage in shown],
             "heat": [shares[span.block] if span.block < len(shares) else 0.0 for span in spans],
             "heat_starts": [span.start for span in spans],
+            "heat_counted": [span.block in counted for span in spans],
         }
 
 

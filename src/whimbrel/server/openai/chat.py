@@ -202,7 +202,8 @@ class _Chunks:
         delta = _delta(pieces)
         if delta or logprobs:
             extra = {"logprobs": wire.chat_logprobs(answer.tokenizer, logprobs)} if logprobs else {}
-            events.append(self._chunk(index, delta, choice=extra))
+            more = {"tokens": sum(len(piece.token_ids) for piece in pieces)} if self._body.return_progress else {}
+            events.append(self._chunk(index, delta, choice=extra, **more))
         if last.finish_reason is not None:
             completion = answer.result
             choice = {"finish_reason": wire.finish_reason(completion), **answer.read(completion)}

@@ -108,6 +108,10 @@ export class Answers {
         this.#changed(run);
         return await this.#take(run, body);
       } catch (error) {
+        if (error.code === "context_length_exceeded" && body.max_tokens) {
+          delete body.max_tokens; // less than that is left after the prompt: the context's end is the limit
+          continue;
+        }
         const loading = error instanceof ServerError && error.status === 503 && error.code !== "does_not_fit";
         if (!loading || !(await this.#isLoading())) throw error;
         run.phase = { kind: "loading" };
@@ -206,6 +210,7 @@ class Run {
     if (choice.passages) node.passages = choice.passages;
     if (choice.heat) node.heat = choice.heat;
     if (choice.heat_starts) node.heatStarts = choice.heat_starts;
+    if (choice.heat_counted) node.heatCounted = choice.heat_counted;
     if (choice.finish_reason) node.finish = choice.finish_reason;
     return this.#delta(choice.delta ?? {}, chunk.tokens ?? 1) || Boolean(choice.finish_reason);
   }

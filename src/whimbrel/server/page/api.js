@@ -75,6 +75,8 @@ export async function login(key) {
   }
 }
 
+const STATUS = { invalid_request_error: 400, authentication_error: 401, rate_limit_error: 429 }; // of an error in a stream
+
 /** The JSON of server-sent events; an `error` in one is thrown. "[DONE]" gives {done: true}. */
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -89,7 +91,7 @@ export async function* events(response) {
         if (!line.startsWith("data:")) continue; // names of events, comments, blank lines
         const data = line.slice(5).trim();
         const event = data === "[DONE]" ? { done: true } : JSON.parse(data);
-        if (event.error) throw new ServerError(Number(event.error.status) || 500, event.error);
+        if (event.error) throw new ServerError(STATUS[event.error.type] ?? 500, event.error);
         yield event;
       }
     }

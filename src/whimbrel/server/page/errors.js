@@ -42,9 +42,9 @@ export function explain(error) {
     case error.status === 413:
       return { ...plain, title: "That is too large", action: null };
     case error.status === 429:
-      return { ...plain, title: "The server is busy", advice: "Others are being answered; try again in a moment.", after: after ?? 1 };
+      return { ...plain, title: "The server is busy", advice: "", after: after ?? 1 };
     case error.status === 503:
-      return { ...plain, title: "The server is not ready", advice: "Try again in a moment.", after: after ?? 1 };
+      return { ...plain, title: "The server is not ready", advice: "", after: after ?? 1 };
     case error.code === "context_length_exceeded":
       return { ...plain, title: "That is longer than the model can read", advice: "Begin a new conversation, shorten the question, or serve with a larger --context.", action: null };
     case error.status === 400 || error.status === 422:

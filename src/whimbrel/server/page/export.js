@@ -92,6 +92,8 @@ function known(message) {
     const numbers = list(message[name], Number.isFinite);
     if (numbers) kept[name] = numbers;
   }
+  const counted = list(message.heatCounted, (one) => typeof one === "boolean");
+  if (counted) kept.heatCounted = counted;
   if (message.timings && typeof message.timings === "object") {
     kept.timings = Object.fromEntries(Object.entries(message.timings).filter(([, value]) => Number.isFinite(value)));
   }

@@ -148,6 +148,7 @@ function startsList(line) {
   return Boolean(item && item[3] && (!/\d/.test(item[2]) || Number.parseInt(item[2], 10) === 1));
 }
 
+const FULL = 60; // characters of a line that may have been wrapped
 const ESCAPED = /[!-/:-@[-`{-~]/;
 const LINK = /!?\[((?:[^[\]\\]|\\.|\[[^[\]]*\])*)\]\(\s*<?([^\s()<>]*(?:\([^\s()<>]*\)[^\s()<>]*)*)>?(?:\s+["'][^"'\n]*["'])?\s*\)/y;
 const ADDRESS = /https?:\/\/[^\s<>"'`]*[^\s<>"'`.,:;!?)\]}*_~]/iy;
@@ -169,7 +170,8 @@ export function parseInline(text, depth = 0) {
   for (let i = 0; i < text.length; ) {
     const character = text[i];
     let found;
-    if (character === "\n") found = [{ type: "break" }, i + 1];
+    if (character === "\n" && wrapped(text, i)) found = [" ", i + 1];
+    else if (character === "\n") found = [{ type: "break" }, i + 1];
     else if (character === "\\" && ESCAPED.test(text[i + 1] ?? "")) {
       plain += text[i + 1];
       i += 2;
@@ -189,6 +191,12 @@ export function parseInline(text, depth = 0) {
   }
   if (plain) out.push(plain);
   return out;
+}
+
+/** Whether a line ends at i because it was full, not because it was over: then it goes on after a space. */
+function wrapped(text, i) {
+  const length = i - (text.lastIndexOf("\n", i - 1) + 1);
+  return length >= FULL && /\p{Ll}/u.test(text[i + 1] ?? "");
 }
 
 function readCodeSpan(text, i, dead) {

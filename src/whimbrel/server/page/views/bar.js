@@ -26,6 +26,7 @@ export function barView(state, app, root) {
     model.replaceChildren(...names.map(([value, text]) => el("option", { value, text })));
     model.value = state.model;
     model.hidden = names.length === 0;
+    model.classList.toggle("only", names.length === 1);
   };
   const draw = () => {
     const { conversation } = state.chat;

@@ -10,12 +10,14 @@ import { heatStrip } from "./heat.js";
 import { heatDocument } from "./passages.js";
 
 const CHUNK = 4000; // units, about
+const FRAMES = 5; // within which a position is found
 
 /** Returns {element, show(id, {node, passage, part})} */
 export function documentView(state, app) {
   const tools = el("div", { class: "document-tools" });
   const text = el("div", { class: "document-text", tabindex: "0", role: "region", "aria-label": "Text of the document" });
   const element = el("div", { class: "document" }, tools, text);
+  let turns = 0; // calls of scrollTo: a later one ends an earlier one
   let current = null; // {id, document, chunks, node, ranges, strip}
 
   async function show(id, { node = null, passage = null, part = null } = {}) {
@@ -83,7 +85,7 @@ export function documentView(state, app) {
     const rows = [];
     current.strip = null;
     if (node?.heat?.length && heatDocument(node) === current.id) {
-      current.strip = heatStrip({ heat: node.heat, name: "Attention to this document, from its beginning to its end", go: goToPart });
+      current.strip = heatStrip({ heat: node.heat, counted: node.heatCounted, name: "Attention to this document, from its beginning to its end", go: goToPart });
       rows.push(current.strip.element);
     }
     if (ranges.length) {
@@ -132,7 +134,7 @@ export function documentView(state, app) {
   function partStart(part) {
     const { node, document } = current;
     const parts = node.heat.length;
-    if (part >= parts) return node.heatEnd ? document.points.toUnits(node.heatEnd) : document.text.length;
+    if (part >= parts) return document.text.length;
     const point = node.heatStarts?.[part] ?? Math.floor((document.points.length * part) / parts);
     return document.points.toUnits(point);
   }
@@ -144,13 +146,15 @@ export function documentView(state, app) {
     return part;
   }
 
-  /** Bring a position into the upper third. Twice: the first time lays out what was out of sight. */
-  function scrollTo(unit) {
-    for (let turn = 0; turn < 2; turn += 1) {
+  /** Bring a position into the upper third; again in the next frames, as what was out of sight gets its true height. */
+  async function scrollTo(unit) {
+    const turn = ++turns;
+    for (let frame = 0; frame < FRAMES && turn === turns && current; frame += 1) {
       const range = rangeOf(unit, unit + 1);
       if (!range) return;
       const rectangle = range.getClientRects()[0] ?? range.getBoundingClientRect();
       text.scrollTop += rectangle.top - text.getBoundingClientRect().top - text.clientHeight / 3;
+      await new Promise(requestAnimationFrame);
     }
   }
 

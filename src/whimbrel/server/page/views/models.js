@@ -60,7 +60,7 @@ function memory({ memory: { resident, available, total } }) {
 
 function activity({ sequences, tokens_per_second: rate }) {
   const waiting = sequences.waiting ? `, ${count(sequences.waiting)} waiting` : "";
-  return el("section", {}, el("h3", { text: "Now" }), el("p", { text: `${count(sequences.running)} running${waiting} · ${speed(rate ?? 0)} tokens/s` }));
+  return el("section", {}, el("h3", { text: "Now" }), el("p", { text: `${sequences.running === 1 ? "1 answer" : `${count(sequences.running)} answers`} running${waiting} · ${speed(rate ?? 0)} tokens/s over the last minute` }));
 }
 
 const pair = (name, value, mark) => [el("dt", { class: mark ? `key ${mark}` : null, text: name }), el("dd", { text: value })];
@@ -77,7 +77,7 @@ function card(state, { id, meta = {} }) {
   add("thinking", meta.thinking === undefined ? "" : meta.thinking ? "yes" : "no");
   add("instructions", meta.isa);
   const chosen = state.model === id;
-  const choose = el("button", { type: "button", class: "plain", "data-model": id, "aria-pressed": String(chosen), text: chosen ? "Asked now" : "Ask this one", on: { click: () => state.set({ model: id }) } });
+  const choose = el("button", { type: "button", class: "plain", "data-model": id, "aria-pressed": String(chosen), hidden: state.models.length < 2, text: chosen ? "Asked now" : "Ask this one", on: { click: () => state.set({ model: id }) } });
   const warnings = [...(meta.warnings ?? []), ...(meta.error ? [meta.error] : [])].map((text) => el("p", { class: "warning" }, icon("warning"), text));
   return el("section", { class: `card model ${meta.state ?? ""}` }, el("header", {}, el("h3", { text: id }), el("span", { class: "state", text: STATES[meta.state] ?? meta.state ?? "" })), el("dl", { class: "facts-list" }, ...facts), ...warnings, choose);
 }

@@ -30,6 +30,7 @@ function strip(node, app) {
   if (!node.heat?.length || !id) return [];
   const { element } = heatStrip({
     heat: node.heat,
+    counted: node.heatCounted,
     name: "Attention to the document, from its beginning to its end",
     go: (part) => app.panel.showDocument(id, { node, part }),
   });

@@ -182,7 +182,8 @@ function footer(state, app) {
   const draw = () => {
     const loaded = state.models.filter((model) => model.meta?.state === "loaded").length;
     const own = state.status ? ` · ${bytes(state.status.memory.resident)}` : "";
-    text.textContent = state.models.length ? `${loaded === 1 ? "1 model" : `${loaded} models`} loaded${own}` : "no connection";
+    text.textContent = state.models.length ? `${loaded === 1 ? "1 model" : `${loaded} models`}${own}` : "no connection";
+    models.title = "Models and memory";
     models.classList.toggle("off", !state.models.length);
   };
   state.on("models status", draw);
