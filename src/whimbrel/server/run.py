@@ -15,6 +15,11 @@ from whimbrel.server.settings import ServerSettings
 GRACE_SECONDS = 2.0
 """Between telling what still runs that it is over, and closing its connections."""
 
+SWITCH_SECONDS = 1e-4
+"""How long the event loop waits before it makes the engine's thread let go of the interpreter's lock. Kernels let go of it
+for microseconds, again and again, which restarts the usual 5 ms each time: the loop then got its turn after 200 ms, and
+pieces came in lumps. With this it takes 7 ms at most, and tokens come as fast as before."""
+
 
 class _Server(uvicorn.Server):
     """Tells where it listens; a first signal lets answers finish, a second one doesn't."""
@@ -47,6 +52,7 @@ def serve(settings: ServerSettings, listening: Callable[[str], None]) -> None:
 
     Raises SystemExit where the address is taken.
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(settings)
     config = uvicorn.Config(
         app,
