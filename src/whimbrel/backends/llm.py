@@ -37,6 +37,7 @@ from whimbrel.models.tool_calls.plan import ToolPlan
 
 if TYPE_CHECKING:
     from whimbrel.backends.document import Document
+    from whimbrel.backends.embedding import EmbeddingStream
     from whimbrel.backends.reading import Reading
     from whimbrel.backends.shape import Shape
     from whimbrel.engine.constrain import Grammar
@@ -168,14 +169,16 @@ class LLM:
         Raises ``InvalidParameter`` for another pooling, ``UsageError`` for an empty text, ``PromptTooLong``, and
         ``UnsupportedCapability`` where the backend has no hidden states.
         """
+        with self.embed_stream(text, pooling=pooling) as stream:
+            stream.drain()
+            return stream.embedding
+
+    def embed_stream(self, text: str | Sequence[int], *, pooling: str = "mean") -> "EmbeddingStream":
+        """``embed`` while the text is read: its pieces tell how far, ``embedding`` is there in the end."""
+        from whimbrel.backends.embedding import EmbeddingStream
+
         ids = tuple(self.tokenize(text) if isinstance(text, str) else (int(id) for id in text))
-        request = Request(token_ids=ids, params=SamplingParams(max_tokens=0), pooling=pooling)
-        vector = [step.embedding for step in self.executor.generate(request)][-1]
-        if vector is None:
-            raise UnsupportedCapability(
-                f"the {self.capabilities.backend} backend gives no hidden states; embed with the native one"
-            )
-        return Embedding(vector=vector, token_ids=ids)
+        return EmbeddingStream(self, ids, pooling)
 
     # --- documents
 

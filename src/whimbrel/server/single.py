@@ -1,7 +1,7 @@
 """One answer to one request, which is what all dialects but OpenAI's older ones give: opened, collected, or told as it comes."""
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -67,7 +67,7 @@ async def collected(request: Request, answers: Answers) -> tuple[Completion, Blo
     return completion, blocks
 
 
-async def told(request: Request, answers: Answers, teller: Teller) -> AsyncIterator[bytes]:
+async def told(request: Request, answers: Answers, teller: Teller) -> AsyncGenerator[bytes]:
     """The answer as it comes; what goes wrong on the way is told too."""
     async with answers:
         try:

@@ -70,3 +70,54 @@ def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     while not condition():
         assert monotonic() < end, "it never came about"
         sleep(0.005)
+
+
+THINKING_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}"
+    "{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+)
+"""Of a model that thinks in tags unless it is told not to."""
+
+
+@pytest.fixture
+def thinking() -> ChatTemplate:
+    """``client.llm.chat_template = thinking`` makes a scripted model one that thinks."""
+    return ChatTemplate(THINKING_TEMPLATE, {})
+
+
+@pytest.fixture
+def call_text() -> str:
+    """How a scripted model calls a tool: in the generic notation, since its template knows none."""
+    return '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+
+
+@pytest.fixture
+def read() -> Callable[..., str]:
+    """``read(client)``: the prompt of the last request, as text with its control tokens."""
+
+    def prompt(client: TestClient, number: int = -1) -> str:
+        llm = client.llm  # type: ignore[attr-defined]
+        return str(llm.detokenize(llm.executor.requests[number].token_ids))
+
+    return prompt
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[TestClient, int], None]:
+    """``broken(client, count)``: the first answer fails at its token of that number, with an error nobody foresaw."""
+
+    def breaks(client: TestClient, at: int) -> None:
+        executor = client.llm.executor  # type: ignore[attr-defined]
+        step = executor._step
+
+        def failing(number: int, request: Any, ids: Any, prompt: int, count: int, reason: Any) -> Any:
+            if count == at and number == 0:
+                raise RuntimeError("a secret of the server")
+            return step(number, request, ids, prompt, count, reason)
+
+        monkeypatch.setattr(executor, "_step", failing)
+
+    return breaks

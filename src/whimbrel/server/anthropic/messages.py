@@ -2,13 +2,15 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 
+from whimbrel.backends.document import Document
+from whimbrel.backends.llm import LLM
 from whimbrel.backends.shape import JsonSchema
 from whimbrel.server import calls
 from whimbrel.server.anthropic.content import messages_of
@@ -167,12 +169,20 @@ async def count_tokens(body: PromptBody, request: Request) -> dict[str, int]:
     job = body.job()
     body.settle(request, *body.unsupported())
     async with service.pool.use(job.model) as resident:
-        ids = await asyncio.to_thread(resident.llm.prompt_ids, job.prompt, _variables(job))
-    return {"input_tokens": len(ids)}
+        if not job.files:
+            return {"input_tokens": await asyncio.to_thread(_count, resident.llm, job, None)}
+        async with service.files.attached(resident, job.files) as document:
+            return {"input_tokens": await asyncio.to_thread(_count, resident.llm, job, document)}
 
 
-def _variables(job: Job) -> dict[str, Any]:
-    return {**job.options.get("template", {}), "tools": job.options.get("tools")}
+def _count(llm: LLM, job: Job, document: Document | None) -> int:
+    """As many tokens as ``LLM.stream`` would read."""
+    template, tools = job.options.get("template"), job.options.get("tools", ())
+    if document is None:
+        return len(llm.prompt_ids(job.prompt, template, tools))
+    messages = cast(Sequence[Mapping[str, Any]], job.prompt)
+    text = llm.render(document.in_conversation(messages), template, tools)
+    return len(document.ids_of(text))
 
 
 def _tool(tool: dict[str, Any], index: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What chat and generate do alike: tell an answer, load or unload a model, and note how long it stays."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from time import monotonic
 from typing import Any
 
@@ -41,7 +42,9 @@ async def load_only(request: Request, body: AnswerBody, content: dict[str, Any])
     service: Service = request.app.state.service
     since, name = monotonic(), service.pool.find(body.model)
     if body.keep_seconds() == 0:
-        await service.pool.unload(name)
+        if (resident := service.pool.residents.get(name)) is not None:
+            keep(body, resident)
+            await unload_if_asked(service, resident)
         reason, loaded = "unload", 0.0
     else:
         async with service.pool.use(name) as resident:
@@ -70,8 +73,11 @@ async def unload_if_asked(service: Service, resident: Resident) -> None:
         await service.pool.unload(resident.name)
 
 
-async def then_unload(chunks: AsyncIterator[bytes], service: Service, resident: Resident) -> AsyncIterator[bytes]:
+async def then_unload(chunks: AsyncGenerator[bytes], service: Service, resident: Resident) -> AsyncIterator[bytes]:
     """The same chunks, and afterwards what ``unload_if_asked`` does."""
-    async for chunk in chunks:
-        yield chunk
-    await unload_if_asked(service, resident)
+    try:
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+    finally:
+        await unload_if_asked(service, resident)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 
 from whimbrel.server.documented import OLLAMA_ERRORS
 from whimbrel.server.embedding import embed, normalized
+from whimbrel.server.envelope import note
 from whimbrel.server.ollama.answers import keep, unload_if_asked
 from whimbrel.server.ollama.fields import AnyTypeIsJson, ModelBody
 from whimbrel.server.ollama.lines import durations
@@ -17,7 +18,15 @@ from whimbrel.server.sse import while_connected
 router = APIRouter(route_class=AnyTypeIsJson)
 
 
-class EmbedBody(ModelBody):
+class _EmbedBody(ModelBody):
+    """Nothing among Ollama's options has a meaning for vectors here."""
+
+    def unsupported_options(self) -> list[str]:
+        """All that are set."""
+        return [f"options.{name}" for name, value in (self.options or {}).items() if value is not None]
+
+
+class EmbedBody(_EmbedBody):
     """Ollama's fields. A text longer than the context is an error, whatever ``truncate`` says: nothing is cut quietly."""
 
     input: str | list[str]
@@ -25,7 +34,7 @@ class EmbedBody(ModelBody):
     dimensions: int | None = None
 
 
-class OldEmbedBody(ModelBody):
+class OldEmbedBody(_EmbedBody):
     """One text, under another name."""
 
     prompt: str
@@ -37,10 +46,9 @@ async def embed_texts(body: EmbedBody, request: Request) -> dict[str, Any]:
     service: Service = request.app.state.service
     since = monotonic()
     texts = [body.input] if isinstance(body.input, str) else body.input
-    ignored = [name for name in ("truncate", "dimensions") if getattr(body, name)]
     async with service.pool.use(body.model) as resident:
-        body.settle(request, *ignored)
-        vectors, tokens = await _vectors(request, resident, texts)
+        body.settle(request, *(["truncate"] if body.truncate else []), *body.unsupported_options())
+        vectors, tokens = await _vectors(request, resident, texts, body.dimensions)
         keep(body, resident)
     await unload_if_asked(service, resident)
     figures = {**durations(since, resident.loaded), "prompt_eval_count": tokens}
@@ -52,13 +60,17 @@ async def embed_text(body: OldEmbedBody, request: Request) -> dict[str, Any]:
     """The vector of one text."""
     service: Service = request.app.state.service
     async with service.pool.use(body.model) as resident:
-        body.settle(request)
+        body.settle(request, *body.unsupported_options())
         vectors, _ = await _vectors(request, resident, [body.prompt])
         keep(body, resident)
     await unload_if_asked(service, resident)
     return {"embedding": vectors[0]}
 
 
-async def _vectors(request: Request, resident: Resident, texts: list[str]) -> tuple[list[list[float]], int]:
-    found = await while_connected(request, embed(resident, texts))
-    return [normalized(one).tolist() for one in found], sum(len(one.token_ids) for one in found)
+async def _vectors(
+    request: Request, resident: Resident, texts: list[str], dimensions: int | None = None
+) -> tuple[list[list[float]], int]:
+    found = await while_connected(request, embed(resident, texts, dimensions=dimensions))
+    tokens = sum(len(one.token_ids) for one in found)
+    note(request.scope, model=resident.name, prompt_tokens=tokens)
+    return [normalized(one).tolist() for one in found], tokens

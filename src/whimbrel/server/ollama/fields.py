@@ -5,6 +5,7 @@ Options that say how a model is loaded (``num_ctx`` and the like) have no effect
 
 import re
 from collections.abc import Callable, Coroutine, Iterator
+from math import inf, isfinite, isnan
 from typing import Any, ClassVar
 
 from fastapi import Request
@@ -65,8 +66,10 @@ class ModelBody(Body):
         given = self.keep_alive
         if given is None:
             return None
-        seconds = float(given) if isinstance(given, int | float) else _seconds(given)
-        return float("inf") if seconds < 0 else seconds
+        seconds = _seconds(given) if isinstance(given, str) else float(given)
+        if isnan(seconds):
+            raise _no_duration(given)
+        return inf if seconds < 0 else seconds
 
 
 class AnswerBody(ModelBody):
@@ -124,7 +127,7 @@ def _sampling(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise ApiError(400, f"options.{name} is {value!r}; a number was expected", param=f"options.{name}")
     return value
 
@@ -154,5 +157,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         parts = _DURATION.findall(unsigned)
     if not parts or "".join(number + unit for number, unit in parts) != unsigned:
-        raise ApiError(400, f'keep_alive is {text!r}; give seconds, or a duration such as "5m"', param="keep_alive")
+        raise _no_duration(text)
     return sign * sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def _no_duration(given: Any) -> ApiError:
+    return ApiError(400, f'keep_alive is {given!r}; give seconds, or a duration such as "5m"', param="keep_alive")

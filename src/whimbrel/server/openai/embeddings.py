@@ -47,15 +47,7 @@ async def embeddings(body: EmbeddingBody, request: Request) -> dict[str, Any]:
     if form not in FORMATS:
         raise ApiError(400, f"encoding_format is {form!r}; there are {', '.join(FORMATS)}", param="encoding_format")
     async with service.pool.use(body.model) as resident:
-        found = await while_connected(request, embed(resident, body.inputs(), body.pooling or "mean"))
-        size = len(found[0].vector)
-        if body.dimensions not in (None, size):
-            raise ApiError(
-                400,
-                f"dimensions is {body.dimensions}; this model's vectors have {size}, and were not trained to be cut",
-                param="dimensions",
-                code="unsupported",
-            )
+        found = await while_connected(request, embed(resident, body.inputs(), body.pooling or "mean", body.dimensions))
     tokens = sum(len(one.token_ids) for one in found)
     note(request.scope, model=resident.name, prompt_tokens=tokens)
     vectors = [normalized(one) for one in found]

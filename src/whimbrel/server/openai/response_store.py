@@ -25,7 +25,7 @@ class ResponseStore:
     """Responses by id. Belongs to the event loop."""
 
     def __init__(self, most_responses: int = MOST_RESPONSES, most_bytes: int = MOST_BYTES) -> None:
-        """A response larger than ``most_bytes`` is not kept at all."""
+        """How much is kept at most."""
         self._most_responses = most_responses
         self._most_bytes = most_bytes
         self._kept: OrderedDict[str, bytes] = OrderedDict()
@@ -36,8 +36,11 @@ class ResponseStore:
         return len(self._kept)
 
     def put(self, response: dict[str, Any], inputs: list[dict[str, Any]]) -> None:
-        """Keep a response."""
+        """Keep a response, unless it is larger than all the room there is."""
         written = json.dumps([response, inputs], ensure_ascii=False, separators=(",", ":")).encode()
+        self.delete(response["id"])
+        if len(written) > self._most_bytes:
+            return
         self._kept[response["id"]] = written
         self.bytes += len(written)
         while len(self._kept) > self._most_responses or self.bytes > self._most_bytes:
