@@ -317,7 +317,8 @@ class Files:
         except (asyncio.CancelledError, _Cancelled):
             return
         except WhimbrelError as error:
-            file.status, file.details = "error", str(error)
+            # by its own name, not by the path that it has here
+            file.status, file.details = "error", str(error).replace(str(self.source(file)), file.filename)
         except Exception:
             log.exception("reading a document failed")
             file.status, file.details = "error", "this should not have happened; the server's log says more"

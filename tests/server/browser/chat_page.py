@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ ANSWER_SECONDS = 60
 DOCUMENT = Path(__file__).parents[3] / "examples" / "documents" / "pep-0616.txt"
 SHORT = {"max_tokens": 24, "temperature": 0}
 """Settings under which a small model doesn't go on for long"""
+
+
+def chunk(finish: str | None = None, *, of: Mapping[str, Any] | None = None, **delta: Any) -> dict[str, Any]:
+    """A chunk of an answer as the server sends it; ``of`` are fields beside the choices."""
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **(of or {})}
 
 
 def until(page: Any, expression: str, argument: Any = None, seconds: float = ANSWER_SECONDS) -> None:
@@ -44,16 +50,11 @@ class Page:
             self.problems.append(f"{message.type}: {message.text}")
 
     def open(self, **settings: Any) -> Any:
-        """Log in, with settings as the page keeps them."""
+        """Be logged in, with settings as the page keeps them."""
+        assert self.context.request.post("/login", form={"key": self.server.key}).ok
+        kept = json.dumps(json.dumps({**SHORT, **settings}))
+        self.context.add_init_script(f"localStorage['whimbrel.settings'] ??= {kept}")
         self.page.goto("/")
-        if self.page.locator("input[name=key]").count():
-            self.page.fill("input[name=key]", self.server.key)
-            self.page.click("button")
-        self.page.wait_for_selector("#prompt")
-        self.problems.clear()  # what the browser says of the 401 that asked for the key
-        kept = json.dumps({**SHORT, **settings})
-        self.page.evaluate("text => localStorage.setItem('whimbrel.settings', text)", kept)
-        self.page.reload()
         until(self.page, "document.querySelector('#model')?.value")
         return self.page
 
@@ -69,12 +70,30 @@ class Page:
         until(self.page, "!document.querySelector('.answer.running')")
         return self.page.locator(".answer").last
 
-    def add_document(self) -> None:
-        """Give it the example document, and wait until it has been read."""
+    def choose_document(self, path: Path) -> None:
+        """Give it a document."""
         with self.page.expect_file_chooser() as chooser:
             self.page.click("#composer button[aria-label='Add a document']")
-        chooser.value.set_files(str(DOCUMENT))
-        self.page.wait_for_selector(".chip.processed, .chip:has-text('tokens'):not(.processing):not(.uploading)")
+        chooser.value.set_files(path)
+
+    def add_document(self, path: Path = DOCUMENT) -> None:
+        """Give it a document, and wait until it has been read."""
+        self.choose_document(path)
+        self.page.wait_for_selector(".chip.processed")
+
+    def answer_with(self, *chunks: Mapping[str, Any]) -> None:
+        """The next answers are these chunks: for what no model here says by itself."""
+        events = [json.dumps(chunk) for chunk in chunks] + ["[DONE]"]
+        body = "".join(f"data: {event}\n\n" for event in events)
+        self.page.unroute_all()
+        self.page.route(
+            "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body)
+        )
+
+    def forgive(self, *statuses: int) -> None:
+        """Take what the browser says of these answers, which the test has provoked, off the problems."""
+        texts = [f"status of {status}" for status in statuses]
+        self.problems[:] = [one for one in self.problems if not any(text in one for text in texts)]
 
     def close(self) -> None:
         """Leave; whatever went wrong fails the test."""

@@ -1,11 +1,10 @@
-"""The chat page as a person uses it: conversations, documents, branches, reloads, errors."""
+"""Conversations as a person has them: asked, stopped, reloaded, edited, found, exported; tools, thinking, settings."""
 
 import json
 import re
 from pathlib import Path
-from typing import Any
 
-from chat_page import Page, until
+from chat_page import Page, chunk, until
 
 CAPITAL = "What is the capital city of France? Answer in one word."
 
@@ -76,43 +75,9 @@ def test_edits_and_retries_are_branches(chat: Page) -> None:
     page.wait_for_selector(".answer .place:has-text('1/2')")
 
 
-def test_a_document_is_read_once_and_shows_what_an_answer_read(chat: Page) -> None:
-    page = chat.open()
-    chat.add_document()
-    answer = chat.ask("Which two methods does it add?")
-    passages = answer.locator(".passage")
-    assert passages.count() == 4
-    strip = answer.locator(".heat[role=slider]")
-    assert int(strip.get_attribute("aria-valuemax")) > 40
-    quote = passages.first.locator(".quote").inner_text()[:12]
-    passages.first.click()
-    page.wait_for_selector("#panel mark.current")
-    marked = "".join(page.locator("#panel mark.current").all_inner_texts())
-    assert quote.split()[0] in marked
-    box, view = page.locator("#panel mark.current").first.bounding_box(), page.locator(".document-text").bounding_box()
-    assert view["y"] <= box["y"] <= view["y"] + view["height"], "the passage is in sight"
-    before = page.locator(".document-text").evaluate("e => e.scrollTop")
-    page.locator("#panel .heat").focus()
-    page.keyboard.press("Home")
-    until(page, "before => document.querySelector('.document-text').scrollTop !== before", before)
-    # asked again, also in another conversation, nothing is read anew
-    page.keyboard.press("Alt+n")
-    page.locator("#documents .side-more").first.click()
-    page.locator("[role=menuitem]:has-text('Ask it')").click()
-    again = chat.ask("Who wrote it?")
-    facts = again.locator(".facts").get_attribute("title")
-    found = re.search(r"It read (\d+) tokens.* found ([\d,]+) read before", facts)
-    assert found and int(found[1]) < 100 and int(found[2].replace(",", "")) > 3000, facts
-    page.locator("#documents .side-more").first.click()
-    page.locator("[role=menuitem]:has-text('Delete')").click()
-    page.locator("dialog button:has-text('Delete')").click()
-    until(page, "document.querySelectorAll('#documents li').length === 0")
-    assert json.loads(chat.server.get("/v1/files"))["data"] == []
-
-
 def test_a_long_prompt_shows_how_far_it_has_been_read(chat: Page) -> None:
     page = chat.open(max_tokens=4)
-    page.fill("#prompt", "Read this: " + " ".join(str(number) for number in range(900)))
+    page.fill("#prompt", "Read this: " + " ".join(str(number) for number in range(400)))
     page.keyboard.press("Enter")
     page.wait_for_selector(".waiting:has-text('Reading') [role=progressbar]:not([hidden])", state="attached")
     assert chat.answered().locator(".text").inner_text()
@@ -124,30 +89,11 @@ def test_tools_are_called_and_their_results_go_back(chat: Page) -> None:
     answer = chat.ask("What is the weather in Paris?")
     assert answer.locator(".call-title code").inner_text() == "get_weather"
     assert isinstance(json.loads(answer.locator(".call pre").inner_text()), dict)
-    page.evaluate("localStorage.setItem('whimbrel.settings', JSON.stringify({max_tokens: 16, temperature: 0}))")
     answer.locator("textarea").fill("Sunny, 21 degrees")
     answer.locator("button:has-text('Send the result')").click()
     page.wait_for_selector(".message.result:has-text('Sunny')")
     until(page, "document.querySelectorAll('.answer').length === 2")
-    chat.answered()
-
-
-def test_settings_count_from_the_next_answer_on(chat: Page) -> None:
-    page = chat.open()
-    page.keyboard.press("Alt+s")
-    page.fill("#set-max_tokens", "3")
-    page.keyboard.press("Tab")
-    page.fill("#set-temperature", "9")
-    page.keyboard.press("Tab")
-    assert "from 0 to 2" in page.locator("#problem-temperature").inner_text()
-    answer = chat.ask("Tell me a story.")
-    assert "3 tokens" in answer.locator(".facts").inner_text()
-    assert "Cut off" in answer.locator(".end").inner_text()
-    page.locator("input[value=dark]").check()
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 26)"
-    page.keyboard.press("Alt+m")
-    page.wait_for_selector(".model.loaded:has-text('smollm2-135m')")
-    assert page.locator(".meter").get_attribute("aria-valuetext")
+    assert chat.answered().locator(".call").count() == 0, "a result is answered in words"
 
 
 def test_what_is_exported_can_be_imported(chat: Page, tmp_path: Path) -> None:
@@ -172,52 +118,107 @@ def test_what_is_exported_can_be_imported(chat: Page, tmp_path: Path) -> None:
     page.wait_for_selector(".answer .text:has-text('Paris')")
 
 
-def test_what_goes_wrong_is_said_with_what_to_do(chat: Page) -> None:
+def test_thinking_is_folded_away(chat: Page) -> None:
     page = chat.open()
-    page.fill("#prompt", "word " * 6000)
-    page.keyboard.press("Enter")
-    page.wait_for_selector(".problem-card")
-    assert "4096" in page.locator(".problem-card").inner_text().replace(",", "")
-    page.keyboard.press("Alt+n")
-    page.route("**/v1/chat/completions", lambda route: route.abort())
-    page.fill("#prompt", "Hello")
-    page.keyboard.press("Enter")
-    page.wait_for_selector(".problem-card button:has-text('Try again')")
-    page.unroute("**/v1/chat/completions")
-    page.locator(".problem-card button:has-text('Try again')").last.click()
-    assert chat.answered().locator(".text").inner_text()
-    chat.context.clear_cookies()
-    page.fill("#prompt", "Hello again")
-    page.keyboard.press("Enter")
-    page.wait_for_selector(".problem-card:has-text('key'), dialog[open]")
-    chat.problems[:] = [one for one in chat.problems if "Failed to load resource" not in one]
+    chat.answer_with(
+        chunk(reasoning_content="Shore birds. "),
+        chunk(reasoning_content="Whimbrel."),
+        chunk("stop", content="A whimbrel."),
+    )
+    answer = chat.ask("Name a bird.")
+    assert answer.locator(".text").inner_text() == "A whimbrel."
+    assert not answer.locator(".thought").is_visible()
+    answer.locator("summary:has-text('Thought for')").click()
+    assert answer.locator(".thought").inner_text() == "Shore birds. Whimbrel."
+    page.reload()
+    page.wait_for_selector(".answer .thinking", state="attached")
+    assert page.locator(".thought").text_content() == "Shore birds. Whimbrel."
 
 
-def test_everything_without_a_mouse(chat: Page) -> None:
+def test_two_calls_want_two_results(chat: Page) -> None:
+    page = chat.open(tools='{"name": "weather"}')
+    calls = [
+        {"index": i, "id": f"c{i}", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+        for i, arguments in enumerate(['{"city": ', '{"city": "Rome"}'])
+    ]
+    rest = [{"index": 0, "function": {"arguments": '"Paris"}'}}]
+    chat.answer_with(chunk(tool_calls=calls), chunk(tool_calls=rest), chunk("tool_calls"))
+    answer = chat.ask("The weather?")
+    assert [json.loads(text) for text in answer.locator(".call pre").all_inner_texts()] == [
+        {"city": "Paris"},
+        {"city": "Rome"},
+    ]
+    chat.answer_with(chunk("stop", content="Fine."))
+    answer.locator("textarea").nth(0).fill("sun")
+    answer.locator("button:has-text('Send the results')").click()
+    assert page.locator(".result").count() == 0, "one is missing"
+    answer.locator("textarea").nth(1).fill("rain")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        answer.locator("button:has-text('Send the results')").click()
+    sent = json.loads(asked.value.post_data)["messages"]
+    assert [(one["role"], one.get("tool_call_id"), one["content"]) for one in sent[2:]] == [
+        ("tool", "c0", "sun"),
+        ("tool", "c1", "rain"),
+    ]
+    page.wait_for_selector(".answer .text:has-text('Fine.')")
+
+
+def test_settings_count_from_the_next_answer_on(chat: Page) -> None:
+    page = chat.open(max_tokens=16)
+    page.keyboard.press("Alt+s")
+    values = {"max_tokens": "3", "top_p": "0.9", "top_k": "40", "min_p": "0.05", "seed": "7", "temperature": "0.5"}
+    for name, value in values.items():
+        page.fill(f"#set-{name}", value)
+    page.fill("#set-system", "Answer briefly.")
+    page.fill("#set-stop", "###")
+    page.keyboard.press("Tab")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        answer = chat.ask("Tell me a story.")
+    body = json.loads(asked.value.post_data)
+    assert {name: str(body[name]) for name in values} == values
+    assert body["stop"] == ["###"] and body["messages"][0]["content"] == "Answer briefly."
+    assert "3 tokens" in answer.locator(".facts").inner_text()
+    assert "Cut off" in answer.locator(".end").inner_text()
+    page.fill("#set-temperature", "9")
+    page.keyboard.press("Tab")
+    assert "from 0 to 2" in page.locator("#problem-temperature").inner_text()
+    page.fill("#set-tools", "[")
+    page.keyboard.press("Tab")
+    assert "no JSON" in page.locator("#problem-tools").inner_text()
+    page.locator("input[value=dark]").check()
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.reload()
+    until(page, "document.querySelector('#model')?.value")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
+    page.keyboard.press("Alt+s")
+    assert page.input_value("#set-seed") == "7" and page.input_value("#set-temperature") == "0.5"
+    page.locator("input[value=light]").check()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+
+
+def test_models_and_memory_are_shown(chat: Page) -> None:
     page = chat.open()
-    page.keyboard.type("Name a bird.")
-    page.keyboard.press("Shift+Enter")
-    page.keyboard.type("One word.")
+    page.keyboard.press("Alt+m")
+    card = page.locator(".model.loaded:has-text('smollm2-135m')")
+    assert "4,096 tokens" in card.inner_text() and "dense" in card.inner_text()
+    assert re.search(r"whimbrel \d+ MB", page.locator(".meter").get_attribute("aria-valuetext"))
+    page.keyboard.press("Escape")
+    assert not page.locator("#panel").is_visible()
+
+
+def test_a_conversation_is_renamed_and_a_draft_survives(chat: Page) -> None:
+    page = chat.open()
+    chat.answer_with(chunk("stop", content="Yes."))
+    chat.ask("Is this kept?")
+    page.locator("#conversations .side-more").click()
+    page.locator("[role=menuitem]:has-text('Rename')").click()
+    page.locator("dialog input").fill("A better name")
     page.keyboard.press("Enter")
-    chat.answered()
-    assert page.locator(".bubble").inner_text() == "Name a bird.\nOne word."
-    page.keyboard.press("ArrowUp")
-    assert page.evaluate("document.activeElement.ariaLabel").startswith("The question")
-    page.keyboard.press("Escape")
-    page.evaluate("document.activeElement.blur()")
-    page.keyboard.press("?")
-    page.wait_for_selector("dialog[open] .keys")
-    page.keyboard.press("Escape")
-    until(page, "!document.querySelector('dialog')")
-    reached = _tab_stops(page)
-    for name in ("New conversation", "Find conversations", "Message", "Model", "Settings", "Copy the answer"):
-        assert name in reached, (name, reached)
-
-
-def _tab_stops(page: Any) -> set[str]:
-    page.evaluate("document.querySelector('.skip').focus()")
-    reached = set()
-    for _ in range(60):
-        page.keyboard.press("Tab")
-        reached.add(page.evaluate("document.activeElement.ariaLabel || document.activeElement.textContent.trim()"))
-    return reached
+    page.wait_for_selector("h1:has-text('A better name')")
+    page.fill("#prompt", "half a question")
+    page.reload()
+    page.wait_for_selector("h1:has-text('A better name')")
+    assert page.input_value("#prompt") == "half a question"
+    page.go_back()
+    page.wait_for_selector("#empty:not([hidden])")
+    assert page.locator("#conversations .side-title").all_inner_texts() == ["A better name"]

@@ -81,6 +81,7 @@ export class Documents {
     while (this.state.documents.has(id)) {
       try {
         this.#put(entry(await api.file(id)));
+        this.#judge(this.state.documents.get(id));
       } catch (error) {
         if (error instanceof ServerError && error.status === 404) this.state.documents.delete(id);
         this.#changed();
@@ -89,6 +90,13 @@ export class Documents {
       await new Promise((resolve) => setTimeout(resolve, POLL));
     }
     this.#watched.delete(id);
+  }
+
+  /** Nobody can ask a document that could not be read: it is taken off, and the reason is said. */
+  #judge({ id, name, status, details }) {
+    if (status !== "error") return;
+    this.conversations.detach(this.state.chat, id);
+    this.state.notice({ kind: "error", title: `${name} could not be read`, message: details && `${details}.`, advice: "" });
   }
 
   #update(id, event) {

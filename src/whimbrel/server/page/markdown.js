@@ -156,9 +156,9 @@ const MARKS = { "***": "both", ___: "both", "**": "strong", __: "strong", "*": "
 
 /**
  * The inside of a paragraph: text | {type: "code", text} | {type: "break"} | {type: "link", href, inside} |
- * {type: "strong" | "em" | "del", inside}. Linear in the text: a mark that found no partner is not searched for again.
+ * {type: "strong" | "em" | "del", inside}; no links inside of links. Linear in the text: a mark that found no partner is not searched for again.
  */
-export function parseInline(text, depth = 0) {
+export function parseInline(text, depth = 0, links = true) {
   const out = [];
   const dead = new Set();
   let plain = "";
@@ -177,9 +177,9 @@ export function parseInline(text, depth = 0) {
       i += 2;
       continue;
     } else if (character === "`") found = readCodeSpan(text, i, dead);
-    else if (character === "[" || (character === "!" && text[i + 1] === "[")) found = readLink(text, i, depth);
-    else if (character === "h" || character === "H") found = readAddress(text, i);
-    else if ("*_~".includes(character)) found = readMark(text, i, depth, dead);
+    else if (links && (character === "[" || (character === "!" && text[i + 1] === "["))) found = readLink(text, i, depth);
+    else if (links && (character === "h" || character === "H")) found = readAddress(text, i);
+    else if ("*_~".includes(character)) found = readMark(text, i, depth, links, dead);
     if (found) {
       push(found[0]);
       i = found[1];
@@ -236,7 +236,7 @@ function readLink(text, i, depth) {
   const href = safeAddress(match[2]);
   const label = match[1] || match[2];
   if (!href) return [{ type: "plain", text: match[0] }, LINK.lastIndex];
-  return [{ type: "link", href, inside: text[i] === "!" ? [label] : parseInline(label, DEPTH) }, i + match[0].length];
+  return [{ type: "link", href, inside: text[i] === "!" ? [label] : parseInline(label, depth + 1, false) }, i + match[0].length];
 }
 
 function readAddress(text, i) {
@@ -247,7 +247,7 @@ function readAddress(text, i) {
   return href ? [{ type: "link", href, inside: [match[0]] }, i + match[0].length] : undefined;
 }
 
-function readMark(text, i, depth, dead) {
+function readMark(text, i, depth, links, dead) {
   const character = text[i];
   const length = runLength(text, i);
   if (length > 3 || (character === "~" && length !== 2)) return undefined;
@@ -261,7 +261,7 @@ function readMark(text, i, depth, dead) {
     dead.add(mark);
     return undefined;
   }
-  const inside = parseInline(text.slice(start, end), depth + 1);
+  const inside = parseInline(text.slice(start, end), depth + 1, links);
   const type = MARKS[mark];
   const node = type === "both" ? { type: "strong", inside: [{ type: "em", inside }] } : { type, inside };
   return [node, end + length];

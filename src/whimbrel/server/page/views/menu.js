@@ -25,7 +25,7 @@ export function menuButton({ name, label, entries, class: extra = "" }) {
       el("button", { type: "button", role: "menuitem", tabindex: "-1", on: { click: () => (close(), run()) } }, icon(drawing), text),
     );
     menu.replaceChildren(...items);
-    document.body.append(menu);
+    button.closest("aside, main").append(menu); // beside what it belongs to, also for a screen reader
     menu.showPopover();
     place(menu, button);
     items[0].focus();

@@ -160,9 +160,9 @@ function documentItem({ id, name }, state, app) {
 }
 
 /** The state of a document in a few words. */
-export function documentText({ status, tokens, bytes: size, details }, done, left) {
+export function documentText({ status, tokens, bytes: size }, done, left) {
   if (status === "uploading") return "being sent";
-  if (status === "error") return `could not be read: ${details}`;
+  if (status === "error") return "could not be read";
   if (status === "processing") return done ? `reading ${percent(done)}${left === null ? "" : ` · ${duration(left)} left`}` : "waiting to be read";
   return tokens ? `${count(tokens)} tokens` : bytes(size);
 }
