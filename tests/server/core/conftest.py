@@ -121,3 +121,9 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[TestClient, int], None]
         monkeypatch.setattr(executor, "_step", failing)
 
     return breaks
+
+
+@pytest.fixture(name="until")
+def waiting() -> Callable[..., None]:
+    """``until(condition)``: see there."""
+    return until

@@ -41,7 +41,7 @@ async def load_only(request: Request, body: AnswerBody, content: dict[str, Any])
     """No prompt: the model is loaded, or with ``keep_alive`` 0 unloaded."""
     service: Service = request.app.state.service
     since, name = monotonic(), service.pool.find(body.model)
-    if body.keep_seconds() == 0:
+    if body.keep_seconds == 0:
         if (resident := service.pool.residents.get(name)) is not None:
             keep(body, resident)
             await unload_if_asked(service, resident)
@@ -63,7 +63,7 @@ async def load_only(request: Request, body: AnswerBody, content: dict[str, Any])
 
 def keep(body: ModelBody, resident: Resident) -> None:
     """The model stays as long as the last request said."""
-    if (seconds := body.keep_seconds()) is not None:
+    if (seconds := body.keep_seconds) is not None:
         resident.keep_alive = seconds
 
 

@@ -6,12 +6,13 @@ Options that say how a model is loaded (``num_ctx`` and the like) have no effect
 import re
 from collections.abc import Callable, Coroutine, Iterator
 from math import inf, isfinite, isnan
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from fastapi import Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic_core import PydanticCustomError
 
 from whimbrel.backends.shape import JsonObject, JsonSchema
 from whimbrel.server.errors import ApiError
@@ -61,15 +62,22 @@ class ModelBody(Body):
     keep_alive: float | str | None = None
     options: dict[str, Any] | None = None
 
-    def keep_seconds(self) -> float | None:
-        """Seconds that the model stays in memory after this request; infinite below 0, None where nothing was said."""
-        given = self.keep_alive
+    @field_validator("keep_alive")
+    @classmethod
+    def _in_seconds(cls, given: float | str | None) -> float | None:
+        """Here, so that nothing is begun for a request that turns out wrong at its end."""
         if given is None:
             return None
-        seconds = _seconds(given) if isinstance(given, str) else float(given)
+        seconds = _seconds(given) if isinstance(given, str) else given
         if isnan(seconds):
-            raise _no_duration(given)
+            _refuse_duration()
         return inf if seconds < 0 else seconds
+
+    @property
+    def keep_seconds(self) -> float | None:
+        """Seconds that the model stays in memory after this request; infinite below 0, None where nothing was said."""
+        assert not isinstance(self.keep_alive, str)
+        return self.keep_alive
 
 
 class AnswerBody(ModelBody):
@@ -157,9 +165,9 @@ def _seconds(text: str) -> float:
     except ValueError:
         parts = _DURATION.findall(unsigned)
     if not parts or "".join(number + unit for number, unit in parts) != unsigned:
-        raise _no_duration(text)
+        _refuse_duration()
     return sign * sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
-def _no_duration(given: Any) -> ApiError:
-    return ApiError(400, f'keep_alive is {given!r}; give seconds, or a duration such as "5m"', param="keep_alive")
+def _refuse_duration() -> NoReturn:
+    raise PydanticCustomError("duration", 'give seconds, or a duration such as "5m" or "1h30m"')

@@ -47,7 +47,7 @@ async function start() {
   await app.conversations.refresh();
   if (!(location.hash && (await app.conversations.open(location.hash.slice(1), { remember: false })))) app.conversations.begin();
   app.layout.changed();
-  composer.focus();
+  app.focusPrompt();
   if (!storage.persistent) state.notice({ kind: "info", title: "This window keeps nothing", message: "The browser gives it no storage; export what you want to keep.", advice: "" });
   addEventListener("popstate", () => openFromAddress(app));
   addEventListener("pagehide", () => app.conversations.stash());
@@ -61,7 +61,8 @@ async function openFromAddress(app) {
 
 /** What views and keys ask for. */
 function actions(state, app, sidebar, composer) {
-  const focusPrompt = () => composer.focus();
+  const touch = matchMedia("(pointer: coarse)"); // there the focus would bring up the keyboard, unasked
+  const focusPrompt = () => touch.matches || composer.focus();
   return {
     focusPrompt,
     begin() {

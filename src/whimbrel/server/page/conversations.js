@@ -6,6 +6,7 @@ import { line } from "./format.js";
 import { newId, ROOT, Tree } from "./tree.js";
 
 const PARTIAL = "whimbrel.partial";
+const ELSEWHERE = 3000; // milliseconds without news after which another tab is no longer taken to be writing
 
 export class Conversations {
   constructor(state, storage) {
@@ -36,12 +37,14 @@ export class Conversations {
     return true;
   }
 
-  async #load(id) {
+  /** From the storage; what is `known` of its messages is brought up to date, so that their views stay. */
+  async #load(id, known = new Tree()) {
     const running = [...this.state.runs.values()].find((run) => run.chat.conversation.id === id);
     if (running) return running.chat;
     const conversation = (await this.storage.conversations()).find((one) => one.id === id);
     if (!conversation) return null;
-    return { conversation, tree: new Tree(await this.storage.messages(id), conversation.chosen) };
+    const messages = (await this.storage.messages(id)).map((message) => Object.assign(known.get(message.id) ?? {}, message));
+    return { conversation, tree: new Tree(messages, conversation.chosen) };
   }
 
   #show(chat) {
@@ -52,13 +55,14 @@ export class Conversations {
   /** Another tab wrote something. */
   async #changedElsewhere(id) {
     await this.refresh();
-    const current = this.state.chat?.conversation.id === id && !this.state.run;
-    if (!current) return;
-    const chat = await this.#load(id);
-    if (chat && this.state.chat.conversation.id === id && !this.state.run) {
-      this.state.chat = chat;
-      this.state.emit("path");
-    }
+    const shown = () => this.state.chat?.conversation.id === id && !this.state.run;
+    if (!shown()) return;
+    const chat = await this.#load(id, this.state.chat.tree);
+    if (!chat || !shown()) return;
+    this.state.chat = chat;
+    this.state.elsewhere = { id, until: Date.now() + ELSEWHERE };
+    this.state.emit("path");
+    setTimeout(() => this.state.emit("runs"), ELSEWHERE + 100);
   }
 
   /** Add a message under `parent` and keep it. */

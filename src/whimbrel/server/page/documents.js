@@ -4,6 +4,7 @@
 // seconds_left} | null, tokens, details, created}. Before the server has named it, an upload's id begins with "upload-".
 
 import * as api from "./api.js";
+import { announce } from "./dom.js";
 import { explain, ServerError } from "./errors.js";
 import { CodePoints } from "./format.js";
 import { newId } from "./tree.js";
@@ -94,6 +95,7 @@ export class Documents {
 
   /** Nobody can ask a document that could not be read: it is taken off, and the reason is said. */
   #judge({ id, name, status, details }) {
+    if (status === "processed") announce(`${name} is read`);
     if (status !== "error") return;
     this.conversations.detach(this.state.chat, id);
     this.state.notice({ kind: "error", title: `${name} could not be read`, message: details && `${details}.`, advice: "" });

@@ -6,9 +6,10 @@ export function listenToKeys(state, app) {
   const alt = { n: () => app.begin(), d: () => app.panel.toggle("document"), s: () => app.panel.toggle("settings"), m: () => app.panel.toggle("models") };
   addEventListener("keydown", (event) => {
     if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
-    const key = event.key.toLowerCase();
+    const pressed = event.key.toLowerCase();
+    const key = /^[a-z]$/.test(pressed) ? pressed : event.code.replace("Key", "").toLowerCase(); // Alt gives other signs on some keyboards
     if ((event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey && key === "k") app.find();
-    else if (event.altKey && !event.ctrlKey && !event.metaKey && event.code === `Key${key.toUpperCase()}` && alt[key]) alt[key]();
+    else if (event.altKey && !event.ctrlKey && !event.metaKey && alt[key]) alt[key]();
     else if (event.key === "?" && !typing(event.target)) app.help();
     else if (event.key === "Escape") escape();
     else return;

@@ -19,6 +19,7 @@ export function chatRequest({ path, documents, settings, model }) {
   for (const name of Object.keys(NUMBERS)) if (settings[name] !== null) body[name] = settings[name];
   const stop = stopStrings(settings.stop);
   if (stop.length) body.stop = stop;
+  if (settings.thinking === "off") body.reasoning_effort = "none";
   if (documents.length && settings.passages) body.passages = settings.passages;
   const tools = parseTools(settings.tools);
   if (tools.length) {

@@ -24,13 +24,14 @@ export const DEFAULTS = Object.freeze({
   stop: "",
   tools: "",
   tool_choice: "auto",
+  thinking: "auto",
   passages: 4,
   model: "",
   theme: "auto",
   sidebar: true,
 });
 
-const CHOICES = { theme: ["auto", "light", "dark"], tool_choice: ["auto", "required", "none"] };
+const CHOICES = { theme: ["auto", "light", "dark"], tool_choice: ["auto", "required", "none"], thinking: ["auto", "off"] };
 
 /** The value if it may stand at `name`, else the default. */
 export function checked(name, value) {

@@ -16,6 +16,8 @@ export class State {
   chat = null;
   /** running answers by the id of their message */
   runs = new Map();
+  /** {id, until}: a conversation that another tab writes into, or wrote into just now */
+  elsewhere = null;
   /** documents that the server knows, by id */
   documents = new Map();
   models = [];
@@ -55,6 +57,11 @@ export class State {
   /** The running answer of the conversation that is shown, or undefined. */
   get run() {
     return [...this.runs.values()].find((run) => run.chat.conversation.id === this.chat?.conversation.id);
+  }
+
+  /** Whether another tab writes an answer of the conversation that is shown. */
+  get writtenElsewhere() {
+    return this.elsewhere?.id === this.chat?.conversation.id && Date.now() < (this.elsewhere?.until ?? 0);
   }
 
   /** Something to tell: {kind: "error" | "info", title, message, advice, actions?}. */

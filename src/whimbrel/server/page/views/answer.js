@@ -140,7 +140,7 @@ function footView(node, state, app) {
       copy.hidden = Boolean(run) || !node.content;
       retry.hidden = Boolean(run) || (node.state === "failed" && !node.content);
       const live = run?.speed ? `${speed(run.speed)} tokens/s` : "";
-      end.textContent = run ? "" : endText(node);
+      end.textContent = run ? "" : endText(node, state);
       facts.textContent = run ? live : factsText(node);
       facts.title = run ? "" : factsTitle(node);
       element.hidden = Boolean(run) && !live;
@@ -148,8 +148,9 @@ function footView(node, state, app) {
   };
 }
 
-function endText(node) {
+function endText(node, state) {
   if (node.state === "stopped") return "Stopped";
+  if (node.state === "running" && state.writtenElsewhere) return "Being written in another window";
   if (node.state === "running") return "Interrupted: the page was closed while this was written";
   if (node.state === "failed") return node.content ? "Broke off" : "";
   if (node.finish === "length") return "Cut off at the longest answer that the settings, or the model, allow";

@@ -71,12 +71,15 @@ export function composerView(state, app, root, editLast) {
     if (had) (running ? stop : send).focus();
   }
 
+  /** Chips are kept, and only their texts change: progress comes several times a second, and one may have the focus. */
   function drawDocuments() {
     const { documents, names } = state.chat.conversation;
-    const items = documents.map((id) => documentChip(id, names[id], state, app));
-    about.replaceChildren(...items);
-    about.hidden = !items.length;
-    prompt.placeholder = items.length ? "Ask about it" : "Ask something";
+    const old = new Map([...about.children].map((chip) => [chip.dataset.document, chip]));
+    const chips = documents.map((id) => old.get(id) ?? documentChip(id, names[id] ?? id, state, app));
+    for (const chip of chips) chip.draw();
+    if (chips.length !== old.size || chips.some((chip, index) => about.children[index] !== chip)) about.replaceChildren(...chips);
+    about.hidden = !chips.length;
+    prompt.placeholder = chips.length ? "Ask about it" : "Ask something";
   }
 
   state.on("opened", () => {
@@ -96,18 +99,25 @@ export function composerView(state, app, root, editLast) {
 }
 
 function documentChip(id, name, state, app) {
-  const document = state.documents.get(id);
-  const [done, left] = document ? progressOf(document) : [0, null];
-  const missing = !document && state.models.length > 0;
-  const text = document ? documentText(document, done, left) : missing ? "not on the server" : "";
-  const reading = document?.status === "processing";
+  const said = el("span", { class: "chip-state" });
   const fill = el("span", { class: "fill" });
-  fill.style.width = `${done * 100}%`;
-  const bar = reading && el("span", { class: "progress", role: "progressbar", "aria-label": `Reading ${name}`, "aria-valuemin": "0", "aria-valuemax": "100", "aria-valuenow": String(Math.round(done * 100)) }, fill);
-  const open = el("button", { type: "button", class: "chip-open", disabled: !document || document.status === "uploading", title: text, on: { click: () => app.panel.showDocument(id, { focus: true }) } }, icon("document"), el("span", { class: "chip-name", text: name ?? id }), el("span", { class: "chip-state", text }));
-  const off = iconButton("close", `Take ${name ?? id} off this conversation`, () => {
+  const bar = el("span", { class: "progress", role: "progressbar", "aria-label": `Reading ${name}`, "aria-valuemin": "0", "aria-valuemax": "100" }, fill);
+  const open = el("button", { type: "button", class: "chip-open", on: { click: () => app.panel.showDocument(id, { focus: true }) } }, icon("document"), el("span", { class: "chip-name", text: name }), said);
+  const off = iconButton("close", `Take ${name} off this conversation`, () => {
     app.conversations.detach(state.chat, id);
     app.focusPrompt();
   });
-  return el("li", { class: `chip ${document?.status ?? (missing ? "error" : "")}` }, open, off, bar);
+  const chip = el("li", { "data-document": id }, open, off, bar);
+  chip.draw = () => {
+    const document = state.documents.get(id);
+    const [done, left] = document ? progressOf(document) : [0, null];
+    const missing = !document && state.models.length > 0;
+    chip.className = `chip ${document?.status ?? (missing ? "error" : "")}`;
+    said.textContent = document ? documentText(document, done, left) : missing ? "not on the server" : "";
+    open.disabled = !document || document.status === "uploading";
+    bar.hidden = document?.status !== "processing";
+    bar.setAttribute("aria-valuenow", String(Math.round(done * 100)));
+    fill.style.width = `${done * 100}%`;
+  };
+  return chip;
 }

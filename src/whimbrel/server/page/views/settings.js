@@ -4,6 +4,7 @@ import { el } from "../dom.js";
 import { NUMBERS, parseTools } from "../settings.js";
 
 const THEMES = { auto: "As the system", light: "Light", dark: "Dark" };
+const THINKING = { auto: "as the model does", off: "off, where it can be" };
 const TOOL_CHOICES = { auto: "if the model wants to", required: "always", none: "never" };
 
 /** Returns {element, opened()}. */
@@ -11,11 +12,12 @@ export function settingsView(state) {
   const fields = [];
   const group = (legend, ...children) => el("fieldset", {}, el("legend", { text: legend }), ...children);
   const sampling = Object.keys(NUMBERS).map((name) => numberField(state, name, fields));
-  const reset = el("button", { type: "button", class: "plain", text: "Back to the model's own", on: { click: () => state.resetSettings() } });
+  const reset = el("button", { type: "button", class: "plain", text: "Back to the defaults", on: { click: () => state.resetSettings() } });
   const element = el(
     "form",
     { class: "settings", on: { submit: (event) => event.preventDefault() } },
     group("System message", textField(state, "system", { label: "System message", rows: 4, hint: "stands before every conversation" }, fields)),
+    group("Thinking", choiceField(state, "thinking", "Before an answer", THINKING, fields)),
     group("Sampling", el("div", { class: "numbers" }, ...sampling), textField(state, "stop", { label: "Stop at", rows: 2, hint: "texts that end an answer, one a line; \\n is a line break", code: true }, fields)),
     group("Documents", passagesField(state, fields)),
     group("Tools", textField(state, "tools", { label: "Tools as JSON", rows: 6, hint: "a list of functions with name, description and parameters; you give their results", code: true, check: parseTools, placeholder: EXAMPLE }, fields), choiceField(state, "tool_choice", "Call one", TOOL_CHOICES, fields)),
