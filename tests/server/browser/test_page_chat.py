@@ -222,3 +222,21 @@ def test_a_conversation_is_renamed_and_a_draft_survives(chat: Page) -> None:
     page.go_back()
     page.wait_for_selector("#empty:not([hidden])")
     assert page.locator("#conversations .side-title").all_inner_texts() == ["A better name"]
+
+
+def test_another_window_follows(chat: Page) -> None:
+    page = chat.open(max_tokens=1000)
+    page.fill("#prompt", "Tell a long story.")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".answer .text:not(:empty)")
+    other = chat.context.new_page()
+    other.goto(page.url)
+    other.wait_for_selector(".answer .end:has-text('Being written in another window')")
+    length = "document.querySelector('.answer .text').textContent.length"
+    before = other.evaluate(length)
+    until(other, f"before => {length} > before", before)
+    page.keyboard.press("Escape")
+    text = chat.answered().locator(".text").inner_text()
+    other.wait_for_selector(".answer .end:has-text('Stopped')")
+    assert other.locator(".answer .text").inner_text() == text
+    chat.server.wait_idle()
