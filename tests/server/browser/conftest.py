@@ -11,12 +11,12 @@ import pytest
 from chat_page import DOCUMENT, Page
 from running_server import Server
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'whimbrel[dev]'")
-
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     """One browser for the tests of this folder. No longer: Playwright runs an event loop in this thread meanwhile."""
+    why = "playwright is not installed: pip install 'whimbrel[dev]'"
+    sync_api = pytest.importorskip("playwright.sync_api", reason=why)
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed (Debian: apt install chromium)")
@@ -27,7 +27,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="package", autouse=True)
-def read_document(server: Server) -> None:
+def read_document(browser: Any, server: Server) -> None:
     """The example document has been read once: whoever gives it to the server again finds it read."""
     boundary = "whimbrel-tests"
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{DOCUMENT.name}"\r\n\r\n'
