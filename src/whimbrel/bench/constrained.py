@@ -27,6 +27,7 @@ from typing import Any
 
 from whimbrel import LLM
 from whimbrel.backends.grammar import check_schema
+from whimbrel.backends.native import NativeExecutor
 from whimbrel.backends.shape import JsonSchema, Lark, OneOf, Regex, Shape, Sql
 from whimbrel.bench.record import ForeignLoad, Spread, significant
 from whimbrel.errors import InvalidParameter, MissingExtra, UsageError
@@ -228,9 +229,12 @@ def speed(llm: LLM, asked: Sequence[Case], max_tokens: int, repeats: int, temper
     """Seconds of decoding per token, constrained over free, one answer at a time.
 
     ``each_token_computed``: with log-probabilities, for which forced tokens get a pass of their own, so that only the
-    masks are the difference. ``as_used``: forced tokens are read together.
+    masks are the difference. ``as_used``: forced tokens are read together. ``microseconds_of_choosing``: what each token
+    takes beside the pass, by the engine's own clock; their difference is what a grammar costs, whatever else the
+    machine does.
     """
     sums = dict.fromkeys(("free", "computed", "used"), 0.0)
+    choosing = dict.fromkeys(("free", "computed"), 0.0)
     written = passes = 0
     for case in asked:
         options = {"max_tokens": max_tokens, "temperature": temperature, "seed": 1}
@@ -241,7 +245,9 @@ def speed(llm: LLM, asked: Sequence[Case], max_tokens: int, repeats: int, temper
         runs: dict[str, list[float]] = {name: [] for name in sums}
         for _ in range(repeats):
             runs["free"].append(_rate(_steps(llm, case, **free)[1]))
+            choosing["free"] += _choosing(llm, len(tokens))
             computed, times = _steps(llm, case, shape=case.shape, **options, logprobs=0)
+            choosing["computed"] += _choosing(llm, len(tokens))
             runs["computed"].append(_rate(times))
             used, times = _steps(llm, case, shape=case.shape, **options)
             runs["used"].append(_rate(times))
@@ -256,6 +262,9 @@ def speed(llm: LLM, asked: Sequence[Case], max_tokens: int, repeats: int, temper
         "free_milliseconds_per_token": significant(sums["free"] / written * 1e3),
         "each_token_computed": significant(sums["computed"] / sums["free"]),
         "as_used": significant(sums["used"] / sums["free"]),
+        "microseconds_of_choosing": {
+            name: significant(seconds / (written * repeats) * 1e6) for name, seconds in choosing.items()
+        },
     }
 
 
@@ -292,6 +301,12 @@ def _steps(llm: LLM, case: Case, **options: Any) -> tuple[list[int], list[tuple[
                 tokens += piece.token_ids
                 steps.append((time.perf_counter(), len(piece.token_ids)))
     return tokens, steps
+
+
+def _choosing(llm: LLM, steps: int) -> float:
+    """Seconds in which the latest steps chose their tokens."""
+    assert isinstance(llm.executor, NativeExecutor)
+    return sum(span.sample for span in list(llm.executor.trace.spans)[-steps:])
 
 
 def _rate(steps: Sequence[tuple[float, int]]) -> float:
