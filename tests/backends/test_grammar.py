@@ -221,7 +221,7 @@ def test_an_expression_matches_whatever_it_allows(pattern: str, tokenizer: Token
 
 
 def test_choices_are_the_only_answers(tokenizer: Tokenizer) -> None:
-    choices = ("yes", "yes, but", 'a "b"\\\n', "é漢", "no")
+    choices = ("yes", "yes, but", 'a "b"\\\n', "\\u0041\x01", "é漢", "no")
     grammar = compile_shape(OneOf((*choices, "no")), tokenizer, EOS)
     assert {walk(grammar, tokenizer, seed) for seed in range(200)} == set(choices)
 
@@ -578,8 +578,13 @@ def test_rules_compose(tokenizer: Tokenizer) -> None:
         json_rule({"not": {}})
 
 
-def test_text_of_a_rule_is_any_text(tokenizer: Tokenizer) -> None:
-    for text in ('quote " and \\', "line\nbreak\t", "é漢🙂", "</s><s>"):
-        grammar = grammar_from_lark(f"start: {text_rule(text, tokenizer)}", tokenizer, EOS)
-        run = grammar.start().forced()
-        assert tokenizer.decode(run[: len(run) - (run[-1] == EOS[0])]) == text
+def test_text_of_a_rule_is_any_text(tokenizer: Tokenizer, sentences: Tokenizer) -> None:
+    for text in ('quote " and \\', "line\nbreak\t", "é漢🙂", "</s><s>", "<s> name", " <s>  x ", "\x01\x7f", "/* # //"):
+        for vocabulary, eos in ((tokenizer, EOS), (sentences, (2,))):
+            ids: list[int] = []
+            matcher = grammar_from_lark(f"start: {text_rule(text, vocabulary)}", vocabulary, eos).start()
+            while run := matcher.forced():
+                matcher.advance(run)
+                ids += run
+            assert matcher.is_complete
+            assert b"".join(vocabulary.token_bytes(id) for id in ids[:-1]).decode() == text

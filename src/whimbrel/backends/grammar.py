@@ -65,19 +65,10 @@ def json_rule(schema: Mapping[str, Any] | bool, *, strict: bool = True) -> str:
 
 def text_rule(text: str, tokenizer: Tokenizer) -> str:
     """A rule's body in Lark's syntax: exactly this text, in which names of control tokens stand for these tokens."""
-    ids = tokenizer.encode(text, add_special=False, parse_special=True)
-    parts: list[str] = []
-    plain: list[int] = []
-    for id in [*ids, None]:
-        if id is not None and id not in tokenizer.special_ids:
-            plain.append(id)
-            continue
-        if plain:
-            parts.append(json.dumps(tokenizer.decode(plain), ensure_ascii=False))
-        plain = []
-        if id is not None:
-            parts.append(f"<[{id}]>")
-    return " ".join(parts)
+    names = {tokenizer.token_bytes(id).decode("utf-8", "replace"): id for id in tokenizer.special_ids}
+    longest_first = sorted(filter(None, names), key=len, reverse=True)
+    parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if longest_first else [text]
+    return " ".join(f"<[{names[part]}]>" if part in names else _quoted(part) for part in parts if part)
 
 
 # --- shapes as llguidance's grammars
@@ -98,13 +89,23 @@ def _source(shape: Shape) -> str:
             _check_options(grammar)
             source = matcher.grammar_from_lark(grammar)
         case OneOf(choices):
-            texts = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in dict.fromkeys(choices))
+            texts = " | ".join(map(_quoted, dict.fromkeys(choices)))
             source = matcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {texts}")
         case Sql(dialect):
             source = matcher.grammar_from_lark(_sql(dialect))
         case _:
             raise InvalidParameter(f"a {type(shape).__name__} is no shape; see whimbrel.backends.shape")
     return source
+
+
+def _quoted(text: str) -> str:
+    """A string of Lark's syntax."""
+    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return (
+        '"'
+        + "".join(escapes.get(char, f"\\x{ord(char):02x}" if char < " " or char == "\x7f" else char) for char in text)
+        + '"'
+    )
 
 
 def _check_options(grammar: str) -> None:
