@@ -8,7 +8,7 @@ included), ``re``, ``sqlite3``. An answer that ``max_tokens`` cut is no valid on
 another one is asked.
 
 Speed is that of decoding alone, without the prompt. Free and constrained answers have the same prompt and length and are
-written in turn; of each the fastest of several counts, and the ratio is one of sums over all prompts.
+written one after the other; what is reported is the median of all pairs' ratios.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from itertools import count, cycle, islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from whimbrel import LLM
@@ -233,7 +234,7 @@ def speed(llm: LLM, asked: Sequence[Case], max_tokens: int, repeats: int, temper
     takes beside the pass, by the engine's own clock; their difference is what a grammar costs, whatever else the
     machine does.
     """
-    sums = dict.fromkeys(("free", "computed", "used"), 0.0)
+    rates: dict[str, list[float]] = {"free": [], "computed": [], "used": []}
     choosing = dict.fromkeys(("free", "computed"), 0.0)
     written = passes = 0
     for case in asked:
@@ -242,26 +243,23 @@ def speed(llm: LLM, asked: Sequence[Case], max_tokens: int, repeats: int, temper
         if len(steps) < 8:
             continue
         free = options | {"max_tokens": len(tokens), "ignore_eos": True, "logprobs": 0}
-        runs: dict[str, list[float]] = {name: [] for name in sums}
         for _ in range(repeats):
-            runs["free"].append(_rate(_steps(llm, case, **free)[1]))
+            rates["free"].append(_rate(_steps(llm, case, **free)[1]))
             choosing["free"] += _choosing(llm, len(tokens))
             computed, times = _steps(llm, case, shape=case.shape, **options, logprobs=0)
             choosing["computed"] += _choosing(llm, len(tokens))
-            runs["computed"].append(_rate(times))
+            rates["computed"].append(_rate(times))
             used, times = _steps(llm, case, shape=case.shape, **options)
-            runs["used"].append(_rate(times))
+            rates["used"].append(_rate(times))
             assert computed == used == tokens, "how forced tokens are read changed the answer"
-        for name, rates in runs.items():
-            sums[name] += min(rates) * len(tokens)
         written += len(tokens)
         passes += len(steps)
     return {
         "tokens": written,
         "tokens_per_pass": significant(written / passes),
-        "free_milliseconds_per_token": significant(sums["free"] / written * 1e3),
-        "each_token_computed": significant(sums["computed"] / sums["free"]),
-        "as_used": significant(sums["used"] / sums["free"]),
+        "free_milliseconds_per_token": significant(median(rates["free"]) * 1e3),
+        "each_token_computed": _median_ratio(rates["computed"], rates["free"]),
+        "as_used": _median_ratio(rates["used"], rates["free"]),
         "microseconds_of_choosing": {
             name: significant(seconds / (written * repeats) * 1e6) for name, seconds in choosing.items()
         },
@@ -286,8 +284,8 @@ def side_by_side(llm: LLM, width: int, max_tokens: int, repeats: int) -> dict[st
             rates[name].append((time.perf_counter() - start) / (max_tokens - 1))
     return {
         "answers": width,
-        "free_milliseconds_per_step": significant(min(rates["free"]) * 1e3),
-        "each_token_computed": significant(min(rates["shaped"]) / min(rates["free"])),
+        "free_milliseconds_per_step": significant(median(rates["free"]) * 1e3),
+        "each_token_computed": _median_ratio(rates["shaped"], rates["free"]),
     }
 
 
@@ -301,6 +299,10 @@ def _steps(llm: LLM, case: Case, **options: Any) -> tuple[list[int], list[tuple[
                 tokens += piece.token_ids
                 steps.append((time.perf_counter(), len(piece.token_ids)))
     return tokens, steps
+
+
+def _median_ratio(ours: Sequence[float], free: Sequence[float]) -> float:
+    return significant(median(mine / theirs for mine, theirs in zip(ours, free, strict=True)))
 
 
 def _choosing(llm: LLM, steps: int) -> float:
