@@ -78,7 +78,7 @@ def serve(
             model_options={**_model_options(given), "max_sequences": max_sequences, "cache_bytes": cache},
             host=host,
             port=port,
-            api_keys=tuple(api_key or _key_of_environment()),
+            api_keys=tuple(_key_of_environment() if api_key is None else api_key),
             allowed_hosts=tuple(allowed_host or ()),
             cors_origins=tuple(cors_origin or ()),
             strict=strict,

@@ -76,7 +76,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody sees it; the log does
     problem = _problem(error)
     if problem.status >= 500:
-        log.error("%s: %s", request.url.path, error, exc_info=error if problem.status == 500 else None)
+        log.error("%r: %s", request.url.path, error, exc_info=error if problem.status == 500 else None)
     response: JSONResponse = error_response(request.scope, problem)
     return response
 

@@ -16,7 +16,7 @@ from whimbrel.backends.llm import LLM
 from whimbrel.backends.results import Completion, Piece
 from whimbrel.backends.stream import Stream
 from whimbrel.errors import WhimbrelError
-from whimbrel.server.errors import Busy
+from whimbrel.server.errors import Busy, Stopping
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,9 @@ class Flow:
         self._ready.set()
 
 
+Change = tuple[Flow, bool, BaseException | None]
+"""an answer that joins or leaves, and what its reader is told if it leaves; in the order in which they came"""
+
 Delivery = tuple[Flow, BaseException | None, bool]
 """an answer to wake, what went wrong, whether it has ended"""
 
@@ -116,12 +119,12 @@ class Driver:
         self.llm = llm
         self.open_answers = 0
         """answers that run or wait"""
-        self._limit = llm.capabilities.max_sequences + max_queue
+        self.limit = llm.capabilities.max_sequences + max_queue
+        """as many as there may be"""
         self._loop = asyncio.get_running_loop()
-        self._new: deque[Flow] = deque()
-        self._cancelled: deque[tuple[Flow, BaseException | None]] = deque()
+        self._changes: deque[Change] = deque()
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = self._over = False
         self._thread = threading.Thread(target=self._run, name=f"driver of {llm.name or llm.source}", daemon=True)
         self._thread.start()
 
@@ -130,25 +133,24 @@ class Driver:
 
         Raises ``Busy`` where too many wait, and what ``make`` raises.
         """
-        if self.open_answers >= self._limit:
+        if self.open_answers >= self.limit:
             raise Busy(
                 f"{self.open_answers} answers run or wait, as many as this server takes on; try again in a moment"
             )
         self.open_answers += 1
+        making = asyncio.ensure_future(asyncio.to_thread(make, self.llm))
         try:
-            stream = await asyncio.to_thread(make, self.llm)
+            stream = await asyncio.shield(making)
         except BaseException:
-            self.open_answers -= 1
+            making.add_done_callback(self._unwanted)  # nobody can stop the thread, which keeps the place till then
             raise
         flow = Flow(self, stream)
-        self._new.append(flow)
-        self._wake.set()
+        self._change(flow, joins=True)
         return flow
 
     def cancel(self, flow: Flow, error: BaseException | None = None) -> None:
         """Stop an answer; ``error`` is what its reader is told."""
-        self._cancelled.append((flow, error))
-        self._wake.set()
+        self._change(flow, joins=False, error=error)
 
     async def close(self) -> None:
         """Stop the thread and free the model; answers that still run end with an error."""
@@ -157,34 +159,58 @@ class Driver:
         await asyncio.to_thread(self._thread.join)
         self.llm.close()
 
+    def _change(self, flow: Flow, *, joins: bool, error: BaseException | None = None) -> None:
+        self._changes.append((flow, joins, error))
+        self._wake.set()
+        if self._over:  # perhaps the thread has looked for the last time
+            self._end([])
+
+    def _unwanted(self, making: "asyncio.Future[Stream]") -> None:
+        """Close what a client had asked for that is gone."""
+        self.open_answers -= 1
+        if not making.cancelled() and making.exception() is None:
+            making.result().close()
+
     # --- in the driver's thread
 
     def _run(self) -> None:
         flows: list[Flow] = []
-        executor = self.llm.executor
-        with executor.drive(self._wake.set):
-            while not self._stopping:
-                self._wake.clear()
-                self._take_changes(flows)
-                try:
-                    busy = executor.advance()
-                except Exception as error:
-                    log.exception("a step failed; every answer that ran in it ends")
-                    self._fail(flows, error)
-                    continue
-                self._deliver(flows)
-                if not busy:
-                    self._wake.wait()
-        self._fail(flows, WhimbrelError("the model was unloaded before the answer was complete; ask again"))
+        try:
+            with self.llm.executor.drive(self._wake.set):
+                while not self._stopping:
+                    self._turn(flows)
+        except Exception:
+            log.exception("the thread that runs %s has failed; start the server again", self.llm.name)
+        self._over = True
+        self._end(flows)
+
+    def _end(self, flows: list[Flow]) -> None:
+        """Nothing is computed any more: whoever waits is told."""
+        self._take_changes(flows)
+        self._fail(flows, Stopping("the model was unloaded before the answer was complete; ask again"))
+
+    def _turn(self, flows: list[Flow]) -> None:
+        """One step, if there is something to do."""
+        self._wake.clear()
+        self._take_changes(flows)
+        try:
+            busy = self.llm.executor.advance()
+        except Exception as error:
+            log.exception("a step failed; every answer that ran in it ends")
+            self._fail(flows, error)
+            return
+        self._deliver(flows)
+        if not busy:
+            self._wake.wait()
 
     def _take_changes(self, flows: list[Flow]) -> None:
         """New answers join; cancelled ones leave."""
-        while self._new:
-            flows.append(self._new.popleft())
         gone: list[Delivery] = []
-        while self._cancelled:
-            flow, error = self._cancelled.popleft()
-            if flow in flows:
+        while self._changes:
+            flow, joins, error = self._changes.popleft()
+            if joins:
+                flows.append(flow)
+            elif flow in flows:
                 flow.stream.close()
                 flows.remove(flow)
                 gone.append((flow, error, True))
@@ -212,8 +238,6 @@ class Driver:
         self._hand_over(batch)
 
     def _fail(self, flows: list[Flow], error: BaseException) -> None:
-        while self._new:
-            flows.append(self._new.popleft())
         for flow in flows:
             flow.stream.close()
         self._hand_over([(flow, error, True) for flow in flows])

@@ -4,6 +4,7 @@ The log never holds a prompt, an answer, a query string or a key: method, path, 
 noted (model, tokens). Plain ASGI, so that streams pass through untouched.
 """
 
+import asyncio
 import logging
 import re
 import uuid
@@ -13,7 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from whimbrel.server.dialect import error_response
-from whimbrel.server.errors import problem_of
+from whimbrel.server.errors import Stopping, problem_of
 from whimbrel.server.fields import IGNORED_HEADER, ignored_header
 from whimbrel.server.metrics import Metrics
 
@@ -50,6 +51,11 @@ class Envelope:
 
         try:
             await self._app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            # The server stops and waits no longer. Whoever has heard nothing yet is told so; nobody above wants to know.
+            if not status:
+                problem = problem_of(Stopping("the server was stopped before it could answer; ask again"))
+                await error_response(scope, problem)(scope, receive, send_with_headers)
         except Exception as error:  # nobody foresaw it: the log gets the traceback, the client a 500
             log.exception("a request failed", extra={"fields": {"request": id}})
             if not status:

@@ -3,6 +3,7 @@
 ``ApiError`` is an error of the server's own; every ``WhimbrelError`` has its place in ``_STATUS``.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ from whimbrel.errors import (
     UsageError,
     WhimbrelError,
 )
+
+log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1
 """When to try again after 429 or 503: an answer's place is free within about that time."""
@@ -81,6 +84,14 @@ def problem_of(error: BaseException) -> Problem:
             headers = {"Retry-After": str(RETRY_SECONDS)} if status in {429, 503} else {}
             return Problem(status=status, message=str(error), type=type_, code=code, headers=headers)
     return Problem(status=500, message="this should not have happened; the server's log says more", type="server_error")
+
+
+def problem_in_stream(error: Exception) -> Problem:
+    """The same where the status is sent already, so that only the body can say it, and nobody else logs it."""
+    problem = problem_of(error)
+    if problem.status == 500:
+        log.error("an answer failed in the middle: %s", error, exc_info=error)
+    return problem
 
 
 def openai_body(problem: Problem) -> dict[str, Any]:

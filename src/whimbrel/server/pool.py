@@ -120,7 +120,12 @@ class ModelPool:
         resident.used = monotonic()
 
     async def unload(self, name: str) -> bool:
-        """Free a model's memory; False if it isn't loaded, or somebody uses it."""
+        """Free a model's memory; False if it isn't loaded, or somebody uses it. Waits until nothing is being loaded."""
+        async with self._one_at_a_time:
+            return await self._unload(name)
+
+    async def _unload(self, name: str) -> bool:
+        """With the lock held: who asks for it meanwhile loads it again when its memory is free."""
         resident = self.residents.get(name)
         if resident is None or self._in_use(resident):
             return False
@@ -191,4 +196,4 @@ class ModelPool:
     async def _unload_oldest(self) -> bool:
         """Unload the model that has been idle longest; False if all are in use."""
         idle = [resident for resident in self.residents.values() if not self._in_use(resident)]
-        return bool(idle) and await self.unload(min(idle, key=lambda resident: resident.used).name)
+        return bool(idle) and await self._unload(min(idle, key=lambda resident: resident.used).name)

@@ -12,7 +12,7 @@ from whimbrel.backends.native import NativeExecutor
 from whimbrel.backends.results import Completion
 from whimbrel.backends.stream import Stream
 from whimbrel.engine import EngineStats
-from whimbrel.errors import InvalidParameter
+from whimbrel.errors import InvalidParameter, UsageError
 from whimbrel.server.errors import Stopping
 from whimbrel.server.files import Files
 from whimbrel.server.job import Answer, Job, Read
@@ -87,32 +87,46 @@ class Service:
             answer.flow.cancel(Stopping("the server was stopped before the answer was complete; ask again"))
 
     def stats(self) -> dict[str, EngineStats]:
-        """Counters and gauges of each engine by model. Waits for a step, so not to be called on the event loop."""
-        executors = {name: resident.llm.executor for name, resident in list(self.pool.residents.items())}
-        return {name: executor.stats for name, executor in executors.items() if isinstance(executor, NativeExecutor)}
+        """Counters and gauges of each engine by model."""
+        found = {}
+        for name, resident in list(self.pool.residents.items()):
+            executor = resident.llm.executor
+            if isinstance(executor, NativeExecutor):
+                with suppress(UsageError):  # unloaded just now
+                    found[name] = executor.stats
+        return found
 
-    async def open(self, job: Job) -> "Answers":
-        """Start the answers of a job; use them in an ``async with``.
+    async def open(self, *jobs: Job) -> "Answers":
+        """Start the answers of one request's jobs, one after the other; use them in an ``async with``.
 
-        Raises ``Busy``, ``Stopping``, what ``ModelPool.use`` and ``LLM.stream`` raise; nothing is left open then.
+        Raises ``InvalidParameter`` for more answers than the server ever takes on, ``Busy``, ``Stopping``, what
+        ``ModelPool.use`` and ``LLM.stream`` raise; nothing is left open then.
         """
         if self.stopping:
             raise Stopping("this server is being stopped; ask another, or again in a minute")
-        if not 1 <= job.n <= MOST_ANSWERS:
-            raise InvalidParameter(f"n={job.n} is impossible; it is a number from 1 to {MOST_ANSWERS}")
-        answers = Answers()
+        for job in jobs:
+            if not 1 <= job.n <= MOST_ANSWERS:
+                raise InvalidParameter(f"n={job.n} is impossible; it is a number from 1 to {MOST_ANSWERS}")
+        answers, wanted = Answers(), sum(job.n for job in jobs)
         try:
-            for index in range(job.n):
-                answers.append(await self._open_one(job, index))
+            for job in jobs:
+                for index in range(job.n):
+                    answers.append(await self._open_one(job, index, wanted))
         except BaseException:
             answers.close()
             raise
         return answers
 
-    async def _open_one(self, job: Job, index: int) -> Answer:
+    async def _open_one(self, job: Job, index: int, wanted: int) -> Answer:
+        """``wanted``: how many its request wants together."""
         resident = await self.pool.hold(job.model)
         key: tuple[str, ...] | None = None
         try:
+            if wanted > (most := resident.driver.limit):
+                raise InvalidParameter(
+                    f"{wanted} answers in one request; this server has room for {most}: ask for fewer at a time, or "
+                    "start it with a larger --max-queue"
+                )
             read = None
             if job.files:
                 key = await self.files.attach(resident, job.files)

@@ -1,5 +1,6 @@
 """ServerSettings: what the command line decides about a server, in one frozen record."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 from whimbrel.errors import InvalidParameter
 
 MIB = 2**20
+
+_KEY = re.compile(r"[\x21-\x7e]+")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -58,16 +61,24 @@ class ServerSettings:
             raise InvalidParameter("there is no model to serve; name one, as in `whimbrel serve smollm2-135m`")
         if not 0 <= self.port <= 65535:
             raise InvalidParameter(f"port={self.port} is impossible; it is a number from 0 (any free one) to 65535")
+        for key in self.api_keys:
+            if not _KEY.fullmatch(key):  # not shown: it may be a key all the same
+                raise InvalidParameter(
+                    f"a key of {len(key)} characters can't be one; it has 1 or more printable ASCII characters and no "
+                    "space, since clients send it in a header"
+                )
         if self.host not in LOOPBACK and not self.api_keys:
             raise InvalidParameter(
                 f"host={self.host} would let everyone on the network in without a key; give --api-key (or "
                 "WHIMBREL_API_KEY), or listen on 127.0.0.1 only"
             )
         for name in ("max_body", "max_file", "ping_seconds", "write_seconds", "body_seconds"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise InvalidParameter(f"{name}={getattr(self, name)} is impossible; it is more than 0")
-        if self.max_queue < 0 or self.stop_timeout < 0:
-            raise InvalidParameter("max_queue and stop_timeout are 0 or more")
+        for name in ("max_queue", "stop_timeout", "keep_alive"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise InvalidParameter(f"{name}={value} is impossible; it is 0 or more")
         if self.max_models is not None and self.max_models < 1:
             raise InvalidParameter(f"max_models={self.max_models} is impossible; one model at least is needed")
 

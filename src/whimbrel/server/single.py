@@ -1,6 +1,5 @@
 """One answer to one request, which is what all dialects but OpenAI's older ones give: opened, collected, or told as it comes."""
 
-import logging
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -12,12 +11,10 @@ from whimbrel.backends.results import Completion, Piece
 from whimbrel.errors import PromptTooLong
 from whimbrel.server.blocks import Blocks
 from whimbrel.server.envelope import note
-from whimbrel.server.errors import Problem, problem_of
+from whimbrel.server.errors import Problem, problem_in_stream
 from whimbrel.server.job import Answer, Job
 from whimbrel.server.service import Answers, Service
 from whimbrel.server.sse import while_connected
-
-log = logging.getLogger(__name__)
 
 
 class Teller(Protocol):
@@ -77,11 +74,8 @@ async def told(request: Request, answers: Answers, teller: Teller) -> AsyncGener
                 for chunk in teller.more(pieces):
                     yield chunk
             completion = answers[0].result
-        except Exception as error:
-            problem = problem_of(error)
-            if problem.status == 500:
-                log.exception("an answer failed in the middle")
-            for chunk in teller.failed(problem):
+        except Exception as error:  # noqa: BLE001  (only an event can say it)
+            for chunk in teller.failed(problem_in_stream(error)):
                 yield chunk
             return
     note_usage(request.scope, completion)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from whimbrel.backends.results import Completion, Piece, ToolCall, ToolCallPiece
 from whimbrel.server.documented import ERRORS, STREAM
 from whimbrel.server.envelope import note
-from whimbrel.server.errors import ApiError, openai_body, problem_of
+from whimbrel.server.errors import ApiError, openai_body, problem_in_stream
 from whimbrel.server.job import Answer, Job
 from whimbrel.server.openai import wire
 from whimbrel.server.openai.messages import for_template
@@ -184,7 +184,7 @@ class _Chunks:
                     for event in self._of(index, pieces):
                         yield event
             except Exception as error:  # noqa: BLE001  (headers are sent; only an event can say it)
-                yield data(openai_body(problem_of(error)))
+                yield data(openai_body(problem_in_stream(error)))
                 return
             completions = [answer.result for answer in answers]
         _note_usage(request, completions)

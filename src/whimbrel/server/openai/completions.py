@@ -12,7 +12,7 @@ from whimbrel.backends.results import Completion, Piece
 from whimbrel.models.tokenizer import Tokenizer
 from whimbrel.server.documented import ERRORS, STREAM
 from whimbrel.server.envelope import note
-from whimbrel.server.errors import ApiError, openai_body, problem_of
+from whimbrel.server.errors import ApiError, openai_body, problem_in_stream
 from whimbrel.server.job import Answer, Job
 from whimbrel.server.openai import wire
 from whimbrel.server.openai.chat import StreamOptions
@@ -81,24 +81,13 @@ async def completions(body: CompletionBody, request: Request) -> Response:
     body.settle(request, *body.unsupported())
     id = f"cmpl-{uuid.uuid4().hex}"
     if body.stream:
-        answers = await while_connected(request, _open_all(service, jobs))
+        answers = await while_connected(request, service.open(*jobs))
         note(request.scope, model=answers[0].model)
         return EventStream(_events(body, answers, id), service.settings)
-    async with await while_connected(request, _open_all(service, jobs)) as answers:
+    async with await while_connected(request, service.open(*jobs)) as answers:
         note(request.scope, model=answers[0].model)
         done = await while_connected(request, answers.complete())
     return JSONResponse(_whole(body, answers, done, id))
-
-
-async def _open_all(service: Service, jobs: Sequence[Job]) -> Answers:
-    answers = Answers()
-    try:
-        for job in jobs:
-            answers += await service.open(job)
-    except BaseException:
-        answers.close()
-        raise
-    return answers
 
 
 def _whole(body: CompletionBody, answers: Answers, done: list[Completion], id: str) -> dict[str, Any]:
@@ -209,7 +198,7 @@ async def _events(body: CompletionBody, answers: Answers, id: str) -> AsyncItera
                 if event := _chunk(body, answers[index], index, pieces, offsets):
                     yield data({**head, "choices": [event]})
         except Exception as error:  # noqa: BLE001  (headers are sent; only an event can say it)
-            yield data(openai_body(problem_of(error)))
+            yield data(openai_body(problem_in_stream(error)))
             return
         done = [answer.result for answer in answers]
     if body.stream_options and body.stream_options.include_usage:

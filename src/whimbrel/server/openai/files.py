@@ -79,12 +79,13 @@ async def file_text(id: str, request: Request) -> Response:
 async def file_events(id: str, request: Request) -> Response:
     """How far the document has been read, until it is."""
     service: Service = request.app.state.service
-    return EventStream(_events(service.files.get(id)), service.settings)
+    return EventStream(_events(service, service.files.get(id)), service.settings)
 
 
-async def _events(file: File) -> AsyncIterator[bytes]:
+async def _events(service: Service, file: File) -> AsyncIterator[bytes]:
+    """Until it is read, or deleted, or the server stops: which waits for no stream that tells of work it gives up."""
     told: dict[str, Any] = {}
-    while not file.deleted:
+    while not (file.deleted or service.stopping):
         now = file.progress()
         if now != told:
             told = now
