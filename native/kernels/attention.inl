@@ -78,7 +78,7 @@ struct Group {
   float* scores;         // [kMaxGroupRows][kSplitTokens]
   uint16_t* weights;     // [kMaxGroupRows][kSplitTokens]
   Partials out;          // room for kMaxGroupRows
-  Ahead* ahead;          // null where many rows share the split
+  Ahead* ahead;          // null for all groups of a tile but the first
 
   Group from(int row) const {
     Group g = *this;

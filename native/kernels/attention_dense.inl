@@ -39,6 +39,9 @@ inline int visible_splits(const AttendArgs& args, const RowRange& range) {
   return (visible_keys(args, range.sequence, range.last - 1) + kSplitTokens - 1) / kSplitTokens;
 }
 
+// The first group of a split's rows reads the next split ahead: SmolLM2 at 28K keys, pieces of 512 tokens, 205 -> 186 us a
+// token and layer; 32 heads of 128 at 12K 571 -> 532 (Zen 4, two threads). At 3K, where all is in the cache, no difference.
+//
 // One tile against its splits in order. Without `shared`, merges them and writes the result; else stores each partial.
 inline void attend_tile(const AttendArgs& args, const DenseTask& task, const Partials* shared) {
   static thread_local Scratch scratch;
@@ -69,7 +72,7 @@ inline void attend_tile(const AttendArgs& args, const DenseTask& task, const Par
       if (hidden == n) continue;
       attend_group(split, {tile.q + size_t(r0) * tile.stride, tile.stride, dim, n, tile.visible + r0,
                            tile.tree ? tile.tree + r0 : nullptr, new_keys - i * kSplitTokens, tile.scores, tile.weights,
-                           tile.part, rows <= kMaxGroupRows ? &ahead : nullptr});
+                           tile.part, r0 == 0 ? &ahead : nullptr});
       if (shared) copy_rows(tile.part, n, dim, shared->from(task.partials + size_t(i - task.split) * size_t(rows) + size_t(r0), dim));
       else merge_rows(tile.part.from(size_t(hidden), dim), tile.index + r0 + hidden, n - hidden, tile.total, dim);
     }

@@ -59,17 +59,20 @@ inline int list_tile_tokens(int tokens, int heads, int threads) {
 
 // Tokens of a tile of a long run that sees every key. A prompt that is read beside others comes in short pieces: 32
 // tokens of 3 key/value heads in tiles of 32 are three tasks, and one of two threads waits half of the time (SmolLM2,
-// 28K keys, Zen 4: 283 us a token and layer, with tiles of 8 tokens 202; pieces of 512 tokens take 196 to 212).
-inline int dense_tile_tokens(int tokens, int group, int heads, int threads) {
-  int rows = kTileRows;
-  const auto per_tile = [&] { return rows / group > 1 ? rows / group : 1; };
-  while (threads > 1 && rows / 2 >= kMaxGroupRows && (tokens + per_tile() - 1) / per_tile() * heads < 4 * threads) rows /= 2;
-  return per_tile();
+// 28K keys, Zen 4: 268 us a token and layer, with tiles of 8 tokens 188; pieces of 512 tokens take 186). Smaller tiles
+// expand 8-bit keys more often.
+inline int dense_tile_tokens(const AttendArgs& args, int tokens, int threads) {
+  const int group = group_size(args), least = args.pool->q8 ? 2 * kMaxGroupRows : kMaxGroupRows;
+  for (int rows = kTileRows;; rows /= 2) {
+    const int tile = rows / group > 1 ? rows / group : 1, tasks = (tokens + tile - 1) / tile * args.pool->num_heads;
+    const int rounds = (tasks + threads - 1) / threads;
+    if (rows / 2 < least || 15 * rounds * threads <= 16 * tasks) return tile;
+  }
 }
 
 // The last tiles of rows without lists see the most keys: they go first, so that no thread ends alone with a long one.
 inline void plan_long_run(const AttendArgs& args, int sequence, int first, int last, int threads, AttendPlan& plan) {
-  const int heads = args.pool->num_heads, dense = dense_tile_tokens(last - first, group_size(args), heads, threads);
+  const int heads = args.pool->num_heads, dense = dense_tile_tokens(args, last - first, threads);
   for (int t = first + (last - 1 - first) / dense * dense; t >= first; t -= dense)
     for (int h = 0; h < heads; ++h) {
       const RowRange range{sequence, h, t, t + dense < last ? t + dense : last};
