@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
 
 from whimbrel.attention.sparse import SparseConfig
@@ -13,6 +14,7 @@ from whimbrel.engine import Engine, Request, SamplingParams, StepOutput
 from whimbrel.formats.packed import pack
 from whimbrel.models.config import ModelConfig
 from whimbrel.models.params import Params
+from whimbrel.models.tokenizer import Tokenizer
 from whimbrel.ops import dispatch
 from whimbrel.testing import tiny
 
@@ -90,6 +92,23 @@ def ask(engine: Engine, prompt: tuple[int, ...], count: int = 12) -> int:
     """Put a greedy request in line; its id."""
     params = SamplingParams(max_tokens=count, logprobs=0, ignore_eos=True)
     return engine.add(Request(token_ids=prompt, params=params))
+
+
+@functools.cache
+def tokenizer() -> Tokenizer:
+    """The tiny models'."""
+    return Tokenizer(tokenizers.Tokenizer.from_str(tiny.tokenizer_json()), eos_token_ids=(4, 2))
+
+
+def shaped(prompt: tuple[int, ...], **params: Any) -> Request:
+    """A greedy request of an object with long names, most of which is forced."""
+    from whimbrel.backends.grammar import compile_shape
+    from whimbrel.backends.shape import JsonSchema
+
+    properties = {f"the shore of number {number}": {"enum": ["long", "short"]} for number in range(3)}
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    grammar = compile_shape(JsonSchema(schema), tokenizer(), (4, 2))
+    return Request(token_ids=prompt, params=SamplingParams(max_tokens=80, **params), grammar=grammar)
 
 
 def finish(engine: Engine, *ids: int) -> list[Scores]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from cells import CELLS, PROMPTS, SPARSE, Cell, alone, ask, finish, same, tiny_model
+from cells import CELLS, PROMPTS, SPARSE, Cell, alone, ask, finish, same, shaped, tiny_model
 
 from whimbrel.attention.keys import count_keys
 from whimbrel.attention.sparse import SparseConfig
@@ -65,6 +65,20 @@ def test_preemption_does_not_matter(cell: Cell) -> None:
     actual = finish(engine, *[ask(engine, prompt, 60) for prompt in prompts])
     assert engine.stats.preemptions
     same(cell, actual, [alone(cell, prompt, 60) for prompt in prompts])
+    engine.audit()
+
+
+def test_forced_tokens_do_not_matter(cell: Cell) -> None:
+    """Read together, beside others, they are what they are with a pass of each."""
+    pytest.importorskip("llguidance")
+    engine = cell.engine(prefill_chunk=100)
+    ids = [engine.add(shaped(prompt)) for prompt in PROMPTS]
+    outputs = [output for _ in iter(lambda: engine.is_idle, True) for output in engine.step()]
+    together = [[token for o in outputs if o.request_id == id for token in o.token_ids] for id in ids]
+    assert max(len(output.token_ids) for output in outputs) > 10
+    each = cell.engine(prefix_sharing=False)
+    alone = [[token for token, _ in finish(each, each.add(shaped(prompt, logprobs=0)))[0]] for prompt in PROMPTS]
+    assert together == alone
     engine.audit()
 
 
