@@ -263,22 +263,26 @@ class Pair:
 
 
 def overhead(crowd: Crowd, model: Path, options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
-    """By number of clients: seconds per token in the stream and in the engine, and the ratio of neighbouring turns."""
-    rng, rows = random.Random(11), []
+    """By number of clients: ms per token in the stream and in the engine, and the ratio of neighbouring turns.
+
+    Both processes are started anew for every repeat: where memory happens to lie makes a process a tenth faster or slower
+    than the next one, for as long as it lives.
+    """
+    rng = random.Random(11)
     sizes = ["--context", str(CONTEXT), "--max-sequences", str(options.slots)]
-    with (
-        processes.ours(options.model, *sizes) as server,
-        RemoteEngine(model, context=CONTEXT, max_sequences=options.slots) as engine,
-    ):
-        for clients in options.clients:
-            pairs = []
-            for repeat in range(2 * options.repeats + 1):
-                measure = partial(_pair, crowd, server, engine, rng, clients, options.tokens, swap=repeat % 2 > 0)
-                pairs += _quietest(measure, options)
-            del pairs[0]
-            rows.append(_overhead_row(clients, options.tokens, pairs))
-            say(f"overhead, {clients} clients: {rows[-1]['overhead_percent']['median']:.2f}%")
-    return rows
+    pairs: dict[int, list[Pair]] = {clients: [] for clients in options.clients}
+    for repeat in range(options.repeats):
+        with (
+            processes.ours(options.model, *sizes) as server,
+            RemoteEngine(model, context=CONTEXT, max_sequences=options.slots) as engine,
+        ):
+            for clients, found in pairs.items():
+                _pair(crowd, server, engine, rng, clients, 8, swap=False)  # warms both up
+                for swap in (False, True):
+                    measure = partial(_pair, crowd, server, engine, rng, clients, options.tokens, swap=swap)
+                    found += _quietest(measure, options)
+                say(f"repeat {repeat + 1}: {clients} clients: {100 * (found[-1].served / found[-1].alone - 1):.2f}%")
+    return [_overhead_row(clients, options.tokens, found) for clients, found in pairs.items()]
 
 
 def _pair(
