@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def talk(llm: LLM, *lines: str | type[BaseException], max_tokens: int | None = 4
 
 
 def roles(conversation: Conversation) -> Sequence[str]:
-    return [message["role"] for message in conversation._chat.messages]
+    return [message["role"] for message in conversation.chat.messages]
 
 
 def test_turns_keep_the_cache(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,12 +63,24 @@ def test_commands(llm: LLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert roles(talk(llm, "hello", "/new")) == []
 
 
+def test_a_kv_file_has_what_was_read_too(llm: LLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "kept.kv"
+    said = "hello there, how are you doing on this fine and long day of the year? " * 2
+    talk(llm, said, f"/save {file}")
+    assert " tokens as they were read" in capsys.readouterr().err
+    assert roles(talk(llm, f"/load {file}", "and more")) == ["user", "assistant"] * 2
+    err = capsys.readouterr().err
+    assert "2 messages from" in err and "aren't read again" in err
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
         ("/nonsense", "there is no /nonsense"),
         ("/save", "needs the name of a file"),
         ("/save /proc/nope/x", "can't be written"),
+        ("/save /proc/nope/x.kv", "can't be written"),
+        ("/load {session}", "is no conversation"),
         ("/load /absent", "can't be read"),
         ("/load {damaged}", "no saved conversation"),
         ("/load {other}", "no saved conversation"),
@@ -79,7 +92,10 @@ def test_mistakes_lose_nothing(
 ) -> None:
     (tmp_path / "damaged").write_text("{")
     (tmp_path / "other").write_text("[1]")
-    prepared = line.format(damaged=tmp_path / "damaged", other=tmp_path / "other")
+    llm.session().save_to(tmp_path / "session.kv")
+    os.truncate(tmp_path / "session.kv", 5000)
+    files = {name: tmp_path / name for name in ("damaged", "other")}
+    prepared = line.format(**files, session=tmp_path / "session.kv")
     before = [] if line == "/undo" else ["hello"]
     assert len(roles(talk(llm, *before, prepared))) == 2 * len(before)
     assert says in capsys.readouterr().err
@@ -111,7 +127,7 @@ def test_control_c_stops_the_answer_and_keeps_what_was_said(
     conversation = talk(llm, "hello", "/help", max_tokens=None)
     assert roles(conversation) == ["user", "assistant"]
     assert "(stopped)" in capsys.readouterr().err
-    assert conversation._chat.messages[1]["content"]
+    assert conversation.chat.messages[1]["content"]
 
 
 def wait_for(terminal: int, text: bytes, seconds: float = 60) -> bytes:
@@ -127,7 +143,7 @@ def wait_for(terminal: int, text: bytes, seconds: float = 60) -> bytes:
 def test_on_a_terminal(model: str, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(tmp_path / "state"), "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "whimbrel", "run", "-m", model, "-n", "600"]
+    command = [sys.executable, "-m", "whimbrel", "run", "-m", model, "-n", "600", "--session", str(tmp_path / "talk")]
     process = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
     )
@@ -141,12 +157,32 @@ def test_on_a_terminal(model: str, tmp_path: Path) -> None:
         os.write(ours, b"/help\r")
         wait_for(ours, b"take the last question")
         os.write(ours, b"/quit\r")
+        wait_for(ours, b"saved 2 messages")
         assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()
         os.close(ours)
     assert "hello" in (tmp_path / "state" / "whimbrel" / "history").read_text()
+
+
+def test_a_session_goes_on_in_the_next_run(call: Callable[..., Any], model: str, tmp_path: Path) -> None:
+    file, said = tmp_path / "talk", "hello there, how are you doing on this fine and long day of the year? " * 2
+    first = call("run", "-m", model, "-n", 8, "--system", "Be brief.", "--session", file, said)
+    assert first.exit_code == 0 and "saved 3 messages" in first.stderr
+    second = call("run", "-n", 8, "--session", file, "--json", "and more")  # its model, and its settings
+    answer = json.loads(second.stdout)
+    assert "3 messages" in second.stderr and "saved 5 messages" in second.stderr
+    assert answer["usage"]["cached_tokens"] >= 64
+    before = file.read_bytes()
+    for wrong, says in {
+        ("--system", "Another."): "began with the system message 'Be brief.'",
+        ("--raw",): "leave one of them out",
+        ("-c", "64"): "the context holds 64",
+    }.items():
+        refused = call("run", "-n", 8, "--session", file, *wrong, "and more")
+        assert refused.exit_code == 2 and says in refused.stderr
+        assert file.read_bytes() == before
 
 
 ENDLESS = """

@@ -7,6 +7,7 @@ it.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whimbrel.backends.executor import FinishReason
@@ -69,19 +70,47 @@ class Chat:
             "format": FORMAT,
             "source": self._llm.source,
             "messages": [dict(message) for message in self.messages],
+            "template": None if self._template is None else dict(self._template),
             "token_ids": list(self.token_ids),
             "before": [[count, len(ids)] for count, ids in self._before],
         }
 
+    def save_to(self, path: str | Path) -> int:
+        """Save to a file with the keys and values of what was read, so that nothing of it is read again tomorrow.
+
+        The number of tokens that are in it: whole blocks of 64. Raises ``WriteError`` (disk full; an older file stays),
+        ``UsageError`` (no such folder).
+        """
+        from whimbrel.backends.session import save_session
+
+        return save_session(self, path)
+
+    def load_from(self, path: str | Path) -> int:
+        """Go on with a conversation that ``save_to`` saved; the number of its tokens that needn't be read again.
+
+        Saved with another model or under other settings it is read again, which is logged. Raises ``FormatError`` for a
+        damaged or foreign file, ``UsageError`` where there is none; the conversation is unchanged then.
+        """
+        from whimbrel.backends.session import load_session
+
+        return load_session(self, path)
+
+    @property
+    def llm(self) -> "LLM":
+        """The model that is talked to."""
+        return self._llm
+
     def load(self, saved: Mapping[str, Any]) -> None:
         """Go on with a saved conversation. Raises ``FormatError`` if it isn't one; the history is unchanged then.
 
-        Saved ids belong to one vocabulary: with another model the messages are kept and tokenized anew.
+        Saved ids belong to one vocabulary: with another model the messages are kept and tokenized anew. Variables for the
+        chat template that were saved replace this conversation's own.
         """
         try:
             if saved["format"] != FORMAT:
                 raise FormatError(f"a conversation of format {saved['format']}; this version reads {FORMAT}")
             messages = [{**message, "role": str(message["role"])} for message in saved["messages"]]
+            template = None if saved.get("template") is None else dict(saved["template"])
             ids = tuple(int(id) for id in saved["token_ids"])
             before = [(int(count), ids[: int(length)]) for count, length in saved["before"]]
         except (KeyError, TypeError, ValueError) as error:
@@ -89,6 +118,7 @@ class Chat:
                 raise
             raise FormatError(f"this is no saved conversation: {error!r}; save one with /save") from None
         same = saved.get("source") == self._llm.source
+        self._template = self._template if template is None else template
         self.messages, self.token_ids, self._before = messages, ids if same else (), before if same else []
 
     def _make_room(self, message: Mapping[str, Any], options: Mapping[str, Any]) -> None:

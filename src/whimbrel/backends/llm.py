@@ -153,6 +153,12 @@ class LLM:
         """A conversation that keeps its history as token ids, so that each turn reads only what is new."""
         return Chat(self, system=system, template=template)
 
+    def session_from(self, path: str | Path) -> Chat:
+        """A conversation that ``Chat.save_to`` saved, to go on with. Raises as ``Chat.load_from``."""
+        chat = Chat(self)
+        chat.load_from(path)
+        return chat
+
     def score(self, text: str | Sequence[int]) -> Score:
         """Log-probability of each token of a text (or of ids) given those before it.
 

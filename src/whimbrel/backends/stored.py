@@ -29,6 +29,8 @@ class StoredDocument:
         self.file = KVFile(path)
         self.path = self.file.path
         self.meta = self.file.meta
+        if "source" not in self.meta and "kind" in self.meta:
+            raise FormatError(f"{path} is a conversation and no document; go on with it: whimbrel run --session {path}")
         try:
             self.name = str(self.meta["source"]["name"])
             self.prefix_tokens = int(self.meta["prompt"]["prefix_tokens"])

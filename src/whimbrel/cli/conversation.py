@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whimbrel.cli import terminal
-from whimbrel.cli.answer import answer_tokens, checked_text, last_line, show_stream
+from whimbrel.cli.answer import checked_text, last_line, show_stream
+from whimbrel.cli.session import turn_tokens
 from whimbrel.errors import FormatError, UsageError, WhimbrelError
 
 if TYPE_CHECKING:
+    from whimbrel.backends.chat import Chat
     from whimbrel.backends.llm import LLM
 
 Reader = Callable[[], str]
 """The next line; raises EOFError at the end, KeyboardInterrupt on Ctrl-C."""
 
-_TEMPLATE_TOKENS = 64
-"""More than a chat template puts around one message."""
-
 HELP = """\
 /help         this list
-/save FILE    keep the conversation
+/save FILE    keep the conversation; in a FILE.kv with what the model has read, which it needn't read again then
 /load FILE    go on with one that was kept
 /undo         take the last question and its answer back
 /new          start again
@@ -31,13 +30,15 @@ Ctrl-C stops an answer. Everything else is said to the model."""
 class Conversation:
     """A chat with one model until the person leaves."""
 
-    def __init__(self, llm: "LLM", *, system: str | None, sampling: Mapping[str, Any]) -> None:
-        """``sampling``: options of every answer; ``max_tokens`` among them if it was given."""
+    def __init__(
+        self, llm: "LLM", *, system: str | None, sampling: Mapping[str, Any], chat: "Chat | None" = None
+    ) -> None:
+        """``sampling``: options of every answer; ``max_tokens`` among them if it was given. ``chat``: to go on with."""
         self._llm = llm
         self._system = system
         self._max_tokens = sampling.get("max_tokens")
         self._sampling = {key: value for key, value in sampling.items() if key != "max_tokens"}
-        self._chat = llm.session(system=system)
+        self.chat = llm.session(system=system) if chat is None else chat
 
     def run(self, read: Reader) -> None:
         """Talk until ``read`` raises EOFError or ``/quit``. Errors are shown in one line; nothing said is lost."""
@@ -56,12 +57,11 @@ class Conversation:
                 return
 
     def _say(self, line: str) -> None:
-        stream = self._chat.stream(checked_text(line, "the message"), **self._options(line))
+        stream = self.chat.stream(checked_text(line, "the message"), **self._options(line))
         terminal.note(last_line(show_stream(stream, 0)))
 
     def _options(self, line: str) -> dict[str, Any]:
-        length = len(self._chat.token_ids) + len(self._llm.tokenize(line)) + _TEMPLATE_TOKENS
-        return {**self._sampling, "max_tokens": answer_tokens(self._llm, length, self._max_tokens)}
+        return {**self._sampling, "max_tokens": turn_tokens(self.chat, line, self._max_tokens)}
 
     def _command(self, line: str) -> None:
         name, _, argument = line.partition(" ")
@@ -81,31 +81,41 @@ class Conversation:
         from whimbrel.zoo.store import write_atomically
 
         path = _path(file, "/save")
+        if path.suffix == ".kv":
+            tokens = self.chat.save_to(path)
+            terminal.note(f"saved {len(self.chat.messages)} messages to {path}, {tokens:,} tokens as they were read")
+            return
         try:
-            write_atomically(path, json.dumps(self._chat.save(), ensure_ascii=False, indent=1) + "\n")
+            write_atomically(path, json.dumps(self.chat.save(), ensure_ascii=False, indent=1) + "\n")
         except OSError as error:
             raise UsageError(
                 f"{path} can't be written: {error.strerror}; nothing was saved, try another place"
             ) from error
-        terminal.note(f"saved {len(self._chat.messages)} messages to {path}")
+        terminal.note(f"saved {len(self.chat.messages)} messages to {path}")
 
     def _load(self, file: str) -> None:
+        from whimbrel.formats.kv_file import is_kv_file
+
         path = _path(file, "/load")
+        if is_kv_file(path):
+            tokens = self.chat.load_from(path)
+            terminal.note(f"loaded {len(self.chat.messages)} messages from {path}; {tokens:,} tokens aren't read again")
+            return
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UsageError(f"{path} can't be read: {error.strerror}; the conversation is unchanged") from error
         except ValueError as error:
             raise FormatError(f"{path} is no saved conversation ({error}); the conversation is unchanged") from error
-        self._chat.load(saved)
-        terminal.note(f"loaded {len(self._chat.messages)} messages from {path}")
+        self.chat.load(saved)
+        terminal.note(f"loaded {len(self.chat.messages)} messages from {path}")
 
     def _undo(self, _: str) -> None:
-        said = self._chat.undo()
+        said = self.chat.undo()
         terminal.note("there is nothing to take back" if said is None else f"taken back: {said}")
 
     def _new(self, _: str) -> None:
-        self._chat = self._llm.session(system=self._system)
+        self.chat = self._llm.session(system=self._system)
         terminal.note("a new conversation")
 
 
