@@ -29,16 +29,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def scripted(checkpoint: Path) -> Callable[..., LLM]:
-    """An LLM that says given texts, one token per character, each ended by ``</s>``."""
+    """An LLM that says given texts, one token per character, each ended by ``</s>``; ``kind`` is its executor's class."""
     side = load_text_side(checkpoint)
 
-    def make(*answers: str) -> LLM:
+    def make(*answers: str, kind: type[ScriptedExecutor] = ScriptedExecutor) -> LLM:
         tokenizer = side.tokenizer
         ids: list[Sequence[int]] = [
             [*(id for character in answer for id in tokenizer.encode(character, add_special=False)), 2]
             for answer in answers
         ]
-        executor = ScriptedExecutor(ids, eos_token_ids=tokenizer.eos_token_ids)
+        executor = kind(ids, eos_token_ids=tokenizer.eos_token_ids)
         template = ChatTemplate(tiny.CHAT_TEMPLATE, {})
         return LLM(
             OpenModel(executor=executor, tokenizer=tokenizer, chat_template=template, generation_config={}),
