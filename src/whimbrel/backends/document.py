@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from whimbrel.attention.inputs import BLOCK_SIZE
+from whimbrel.backends.behind import text_behind
+from whimbrel.backends.dialect import Tools
 from whimbrel.backends.passages import DocumentMap, Span
 from whimbrel.backends.reading import LEAST_ROOM, native_executor
 from whimbrel.backends.results import Completion
@@ -155,37 +157,21 @@ class Document:
         """Stands for the documents in a rendered conversation."""
         return f"DOCUMENT-{self.key}"
 
-    def in_conversation(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The conversation with the documents before what the user says first.
+    def rendered(
+        self, messages: Sequence[Mapping[str, Any]], template: Mapping[str, Any] | None = None, tools: Tools = ()
+    ) -> str:
+        """A conversation in which ``mark`` stands for the documents, before what the user says first; for ``ids_of``.
 
-        They were read behind the template's usual beginning: another system message goes behind them, before the
-        question, since what stands before a document can't change once it is read. Raises ``UsageError`` without a user.
-        """
-        turns = [dict(message) for message in messages]
-        instructions = ""
-        if turns and turns[0].get("role") == "system" and turns[0].get("content") != self.system:
-            instructions = f"{turns.pop(0).get('content') or ''}\n\n".lstrip()
-        if self.system and not (turns and turns[0].get("role") == "system"):
-            turns.insert(0, {"role": "system", "content": self.system})
-        first = next((turn for turn in turns if turn.get("role") == "user"), None)
-        if first is None:
-            raise UsageError("a document wants a question; give a message from the user")
-        first["content"] = f"{self.mark}{SEPARATOR}{instructions}{first.get('content') or ''}"
-        return turns
-
-    def ids_of(self, text: str) -> list[int]:
-        """Ids of a rendered conversation in which ``mark`` stands for the documents.
-
-        Raises ``UsageError`` where it begins in another way than they were read: a template that puts tools first, say.
+        They were read behind the template's usual beginning. Another system message and the descriptions of tools go
+        behind them, before the question, since what stands before a document can't change once it is read.
+        Raises ``UsageError`` as ``LLM.render``, without a message of the user, and for one of the assistant before it.
         """
         self.check_open()
-        before, found, after = text.partition(self.mark)
-        read = self.head.ids[: self.parts[0].prefix_tokens]
-        if not found or tuple(self.llm.tokenize(before, add_special=False, parse_special=True)) != read:
-            raise UsageError(
-                "this conversation begins in another way than its document was read (tools before it, or another "
-                "template variable); leave those out, or give the document's text as part of the message"
-            )
+        return text_behind(self, messages, template, tools)
+
+    def ids_of(self, text: str) -> list[int]:
+        """Ids of a text that ``rendered`` gave. Before the mark they are those that were read."""
+        after = text.partition(self.mark)[2]
         return [*self.head.ids, *self.llm.tokenize(after, add_special=False, parse_special=True)]
 
     def text_ids(self, text: str) -> list[int]:

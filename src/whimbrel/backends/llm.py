@@ -108,7 +108,7 @@ class LLM:
         ``parallel_tool_calls=False``: at most one call. Calls that must come, and calls of tools with ``strict``, are held
         to the schemas of their arguments; others where llguidance is installed and can do it. ``shape`` beside tools is
         that of an answer without calls.
-        ``document``: what was read before and stands before the conversation (``Document.in_conversation``).
+        ``document``: what was read before and stands before the conversation (``Document.rendered``).
         ``sampling``: fields of ``SamplingParams``. The work is done while the stream is iterated; leaving it early
         (``close``, or the end of a ``with``) frees its memory.
         Raises ``UsageError`` (empty prompt, no chat template, tools beside a text), ``InvalidParameter`` (a schema that
@@ -123,10 +123,8 @@ class LLM:
                 raise UsageError("a document belongs to a conversation; give messages instead of a text")
             return self.stream_ids(self.prompt_ids(prompt), stop=stop, overflow=overflow, shape=shape, **sampling)
         messages, cut = cast(Sequence[Message], prompt), 0
-        if document is not None:
-            messages = document.in_conversation(messages)
-        elif self.cuts(overflow):
-            messages, cut = self.fit_messages(messages, template, tools, **sampling)
+        if self.cuts(overflow):
+            messages, cut = self.fit_messages(messages, template, tools, document, **sampling)
         text, ids = self._conversation(messages, template, tools, document)
         stream = self._open_stream(
             ids, stop=stop, overflow="error", truncated=cut, shape=shape, conversation=True, plan=plan, **sampling
@@ -248,8 +246,17 @@ class LLM:
         """
         return self._dialect.render(messages, template or {}, tools)
 
-    def prompt_ids(self, prompt: Prompt, template: Mapping[str, Any] | None = None, tools: Tools = ()) -> list[int]:
-        """The ids of a prompt. Raises ``UsageError`` if it is empty, and as ``render`` does."""
+    def prompt_ids(
+        self,
+        prompt: Prompt,
+        template: Mapping[str, Any] | None = None,
+        tools: Tools = (),
+        document: "Document | None" = None,
+    ) -> list[int]:
+        """The ids of a prompt. ``document``: what stands before a conversation.
+
+        Raises ``UsageError`` if it is empty, and as ``render`` does.
+        """
         if isinstance(prompt, str):
             if not prompt:
                 raise UsageError("the prompt is empty; give some text to go on from")
@@ -257,7 +264,7 @@ class LLM:
         if len(prompt) == 0:
             raise UsageError("the prompt is empty; give a text, token ids or messages")
         if _are_messages(prompt):
-            return self._conversation(cast(Sequence[Message], prompt), template, tools)[1]
+            return self._conversation(cast(Sequence[Message], prompt), template, tools, document)[1]
         if isinstance(prompt[0], str):
             raise UsageError("a list of texts is several prompts; use generate_many")
         return [int(id) for id in cast(Sequence[int], prompt)]
@@ -267,20 +274,21 @@ class LLM:
         messages: Sequence[Message],
         template: Mapping[str, Any] | None = None,
         tools: Tools = (),
+        document: "Document | None" = None,
         **sampling: Any,
     ) -> tuple[list[Message], int]:
         """The conversation without its oldest messages, as far as needed, and how many tokens that saves.
 
-        The system message and the last one stay; what stays begins with a user's message.
+        The system message, the document and the last message stay; what stays begins with a user's message.
         """
         kept, room = list(messages), self._room(self.sampling_params(**sampling))
         first = 1 if kept and kept[0].get("role") == "system" else 0
-        whole = length = len(self.prompt_ids(kept, template, tools))
+        whole = length = len(self.prompt_ids(kept, template, tools, document))
         while length > room and len(kept) > first + 1:
             del kept[first]
             while len(kept) > first + 1 and kept[first].get("role") != "user":
                 del kept[first]
-            length = len(self.prompt_ids(kept, template, tools))
+            length = len(self.prompt_ids(kept, template, tools, document))
         if length < whole:
             log.warning("%d messages (%d tokens) were left out", len(messages) - len(kept), whole - length)
         return kept, whole - length
@@ -464,10 +472,11 @@ class LLM:
         document: "Document | None" = None,
     ) -> tuple[str, list[int]]:
         """A conversation as text and ids. Parts that this model has written keep the ids that it wrote."""
-        text = self.render(messages, template, tools)
+        render = self.render if document is None else document.rendered
+        text = render(messages, template, tools)
         written = self._written.as_written(messages)
         if written is not None:
-            other = self.render(written, template, tools)
+            other = render(written, template, tools)
             known, _ = self._written.known(other)
             if known and text.endswith(other[len(known) :]):  # what is new is what the template makes of it
                 text = other

@@ -2,8 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -177,12 +177,7 @@ async def count_tokens(body: PromptBody, request: Request) -> dict[str, int]:
 
 def _count(llm: LLM, job: Job, document: Document | None) -> int:
     """As many tokens as ``LLM.stream`` would read."""
-    template, tools = job.options.get("template"), job.options.get("tools", ())
-    if document is None:
-        return len(llm.prompt_ids(job.prompt, template, tools))
-    messages = cast(Sequence[Mapping[str, Any]], job.prompt)
-    text = llm.render(document.in_conversation(messages), template, tools)
-    return len(document.ids_of(text))
+    return len(llm.prompt_ids(job.prompt, job.options.get("template"), job.options.get("tools", ()), document))
 
 
 def _tool(tool: dict[str, Any], index: int) -> dict[str, Any]:
