@@ -33,6 +33,9 @@ class UsageError(WhimbrelError, ValueError):
 class InvalidParameter(UsageError):
     """A named parameter has a value that makes no sense."""
 
+    parameter: str | None = None
+    """its name, where the message doesn't begin with it, as in ``NAME=value is impossible``"""
+
 
 class PromptTooLong(UsageError):
     """The prompt and the answer need more tokens than the context holds."""

@@ -46,12 +46,16 @@ def answer_grammar(
             "a shape beside tools is impossible for this model, whose calls look like any JSON; leave the shape out, or "
             "choose tool_choice 'none' or 'required'"
         )
-    if shaped is not None and plan is None and not thinking.precedes:
-        return compile_shape(shaped, tokenizer, eos_ids)
-    lark = answer_lark(thinking, plan, tokenizer, shaped=shaped is not None)
-    if shaped is None:
-        return grammar_from_lark(lark, tokenizer, eos_ids)
-    return grammar_around(lark, shaped, tokenizer, eos_ids)
+    try:
+        if shaped is not None and plan is None and not thinking.precedes:
+            return compile_shape(shaped, tokenizer, eos_ids)
+        lark = answer_lark(thinking, plan, tokenizer, shaped=shaped is not None)
+        if shaped is None:
+            return grammar_from_lark(lark, tokenizer, eos_ids)
+        return grammar_around(lark, shaped, tokenizer, eos_ids)
+    except InvalidParameter as error:
+        error.parameter = error.parameter or ("tools" if shaped is None else "shape")
+        raise
 
 
 def answer_lark(thinking: Thinking, plan: ToolPlan | None, tokenizer: Tokenizer, *, shaped: bool) -> str:
@@ -162,7 +166,9 @@ class _Writer:
             else:
                 arguments = json_rule(tool.parameters, strict=strict)
         except InvalidParameter as error:
-            raise InvalidParameter(f"calls of the tool {tool.name!r} can't be held to its schema: {error}") from None
+            refused = InvalidParameter(f"calls of the tool {tool.name!r} can't be held to its schema: {error}")
+            refused.parameter = "tools"
+            raise refused from None
         before, after = _quoted(plan.format.before_arguments(tool.name)), _quoted(plan.format.after_arguments)
         self._rules.append(f"arguments_{number}: {arguments}")
         self._rules.append(f"call_{number}: {before} arguments_{number} {after}")

@@ -41,7 +41,8 @@ class Dialect:
         if not messages:
             raise UsageError("there are no messages; give at least one from the user")
         scope = {"add_generation_prompt": True, **variables}
-        shown = read_tools(tools or scope.pop("tools", None) or ())
+        among = scope.pop("tools", None)
+        shown = read_tools(tools or among or ())
         if not shown and not any(message.get("tool_calls") or message.get("role") == "tool" for message in messages):
             return self.template.render(checked_messages(messages), **scope)
         return self.tools.render(messages, shown, **scope)

@@ -28,20 +28,22 @@ class ChatTemplate:
     source: str
     special_tokens: Mapping[str, str] = field(default_factory=dict)
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any) -> str:
+    def render(self, messages: Sequence[Message], /, *, add_generation_prompt: bool = True, **variables: Any) -> str:
         """The prompt for a conversation. ``variables`` reach the template (``tools``, ``enable_thinking``, ...).
 
-        Raises ``FormatError`` for a template that does not compile, ``UsageError`` when it refuses the messages.
+        Raises ``FormatError`` for a template that does not compile, ``UsageError`` when it refuses the messages or
+        fails on what it is given, and for variables that would take the place of the messages.
         """
-        from jinja2 import TemplateError
-
+        if "messages" in variables:
+            raise UsageError(
+                "messages can't be a variable of the template: it is what the conversation is called there"
+            )
         template = self._template
         scope = {**self.special_tokens, "tools": None, "documents": None, **variables}
+        scope |= {"messages": [dict(message) for message in messages], "add_generation_prompt": add_generation_prompt}
         try:
-            return template.render(
-                messages=[dict(message) for message in messages], add_generation_prompt=add_generation_prompt, **scope
-            )
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
+            return template.render(scope)
+        except Exception as error:  # noqa: BLE001  (a program of the model's maker on values of a client's)
             raise UsageError(f"the model's chat template refuses these messages: {error}") from None
 
     @cached_property

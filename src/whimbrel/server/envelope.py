@@ -36,7 +36,11 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status, id = perf_counter(), 0, _request_id(scope)
+        started, status, id, method = perf_counter(), 0, _request_id(scope), scope["method"]
+        if (
+            method == "HEAD"
+        ):  # routes know GET; whoever sends the answer has a scope of its own, and leaves the body out
+            scope = {**scope, "method": "GET"}
         scope["whimbrel.request_id"] = id
 
         async def send_with_headers(message: Message) -> None:
@@ -61,16 +65,16 @@ class Envelope:
             if not status:
                 await error_response(scope, problem_of(error))(scope, receive, send_with_headers)
         finally:
-            self._note(scope, status, perf_counter() - started, id)
+            self._note(scope, method, status, perf_counter() - started, id)
 
-    def _note(self, scope: Scope, status: int, seconds: float, id: str) -> None:
+    def _note(self, scope: Scope, method: str, status: int, seconds: float, id: str) -> None:
         route = scope.get("route")
         path = getattr(route, "path", "unknown")  # the pattern: names of files and models don't become labels
         self._metrics.requests.labels(path, str(status)).inc()
         noted: dict[str, Any] = scope.get("whimbrel.log", {})
         fields = {
             "request": id,
-            "method": scope["method"],
+            "method": method,
             "path": path,
             "status": status,
             "ms": round(seconds * 1e3, 1),

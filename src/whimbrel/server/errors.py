@@ -4,6 +4,7 @@
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from whimbrel.errors import (
     DoesNotFit,
     FormatError,
+    InvalidParameter,
     MissingExtra,
     ModelNotFound,
     PromptTooLong,
@@ -59,6 +61,8 @@ class ApiError(Exception):
         self.problem = Problem(status=status, message=message, **fields)
 
 
+_NAMED = re.compile(r"[a-z_]+(?==)|[a-z_]+\[\d+\][\w.\[\]]*")
+
 _STATUS: tuple[tuple[type[Exception], int, str, str | None], ...] = (
     (PromptTooLong, 400, "invalid_request_error", "context_length_exceeded"),
     (UsageError, 400, "invalid_request_error", None),
@@ -82,8 +86,17 @@ def problem_of(error: BaseException) -> Problem:
     for kind, status, type_, code in _STATUS:
         if isinstance(error, kind):
             headers = {"Retry-After": str(RETRY_SECONDS)} if status in {429, 503} else {}
-            return Problem(status=status, message=str(error), type=type_, code=code, headers=headers)
+            param = _parameter(error)
+            return Problem(status=status, message=str(error), type=type_, code=code, param=param, headers=headers)
     return Problem(status=500, message="this should not have happened; the server's log says more", type="server_error")
+
+
+def _parameter(error: Exception) -> str | None:
+    """The field that is wrong: messages of such errors begin with its name."""
+    if not isinstance(error, InvalidParameter):
+        return None
+    found = _NAMED.match(str(error))
+    return error.parameter or (found[0] if found else None)
 
 
 def problem_in_stream(error: Exception) -> Problem:

@@ -3,7 +3,8 @@
 - the ``Host`` of a server on loopback must be this machine's name: a page of another site can make a browser resolve its
   own name to 127.0.0.1 (DNS rebinding), but then sends that name;
 - a browser's request from another site (``Origin``) is refused unless that site was allowed;
-- where there are keys, every path wants one: ``Authorization: Bearer``, ``x-api-key``, or the cookie of the login form;
+- where there are keys, every path wants one: ``Authorization: Bearer``, ``x-api-key``, or the cookie of the login form
+  (POST ``/logout`` takes it away);
 - a body larger than allowed is refused with 413 before it is read, or as soon as it is; one that stops coming, with 408.
 """
 
@@ -25,6 +26,7 @@ from whimbrel.server.static import FOLDER
 
 COOKIE = "whimbrel_key"
 LOGIN_PATH = "/login"
+LOGOUT_PATH = "/logout"
 UPLOAD_PATHS = ("/v1/files",)
 """Paths whose bodies are documents: larger, and not kept in memory."""
 
@@ -59,6 +61,8 @@ class Guard:
             refusal = self._check_site(scope, headers)
             if refusal is None and scope["path"] == LOGIN_PATH and self._settings.api_keys:
                 refusal = await self._login(scope, await self._whole_body(headers, receive))
+            if refusal is None and (scope["method"], scope["path"]) == ("POST", LOGOUT_PATH):
+                refusal = _forget_cookie()
             if refusal is None and not self._has_key(headers):
                 refusal = _ask_for_key(scope, headers)
             if refusal is None:
@@ -76,7 +80,8 @@ class Guard:
             message = f"this server is not called {name!r}; ask it as localhost, or start it with --allowed-host {name}"
             return error_response(scope, Problem(status=403, message=message, code="unknown_host"))
         origin = headers.get("origin")
-        if origin is None and headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in _SAFE:
+        # A link to the chat page is fine. Other GETs tell another site nothing, but a model may be loaded for them.
+        if origin is None and headers.get("sec-fetch-site") == "cross-site" and not _is_link(scope, headers):
             message = "pages of other sites may not use this server"
             return error_response(scope, Problem(status=403, message=message, code="unknown_origin"))
         if origin is None or origin in self._settings.cors_origins or "*" in self._settings.cors_origins:
@@ -173,10 +178,21 @@ class Guard:
             raise ApiError(408, "the request's body stopped coming; send it again", code="timeout") from None
 
 
+def _is_link(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Somebody followed a link to the page itself."""
+    return (scope["method"], scope["path"]) == ("GET", "/") and headers.get("sec-fetch-mode") == "navigate"
+
+
 def _login_page(status: int, *, wrong: bool = False) -> Response:
     """A page of its own, the one that is seen without a key: it names no other file."""
     text = (FOLDER / "login.html").read_text(encoding="utf-8")
     return HTMLResponse(text.replace("<html", "<html data-wrong", 1) if wrong else text, status, headers=_LOGIN_HEADERS)
+
+
+def _forget_cookie() -> Response:
+    response = RedirectResponse("/", status_code=303)
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return response
 
 
 def _ask_for_key(scope: Scope, headers: Mapping[str, str]) -> Response:

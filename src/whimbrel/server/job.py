@@ -31,6 +31,8 @@ class Job:
     """documents, by the id of the files API, that stand before the first user message"""
     passages: int = 0
     """how many passages of the documents come with the answer"""
+    shape_field: str = "response_format"
+    """where the request has ``options["shape"]``, for what errors say"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

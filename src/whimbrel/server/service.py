@@ -188,6 +188,11 @@ def _opener(job: Job, index: int, read: Read | None) -> Callable[[LLM], Stream]:
         options = {**options, "seed": options["seed"] + index}
 
     def make(llm: LLM) -> Stream:
-        return llm.stream(job.prompt, **options)
+        try:
+            return llm.stream(job.prompt, **options)
+        except InvalidParameter as error:
+            if error.parameter == "shape":
+                error.parameter = job.shape_field
+            raise
 
     return make

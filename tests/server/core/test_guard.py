@@ -8,6 +8,9 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from whimbrel.errors import InvalidParameter
+from whimbrel.server.settings import ServerSettings
+
 Serve = Callable[..., TestClient]
 
 KEY = "sesame"
@@ -72,6 +75,26 @@ def test_a_preflight_of_another_site_is_refused(serve: Serve) -> None:
     assert "access-control-allow-origin" not in answer.headers
 
 
+def test_a_link_of_another_site_opens_the_page_and_nothing_else(serve: Serve) -> None:
+    client = serve()
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert client.get("/", headers=link).status_code == 200
+    for path in ("/tokenizer_info?model=scripted", "/v1/models"):
+        assert client.get(path, headers=link).status_code == 403
+        assert client.get(path, headers={**link, "Sec-Fetch-Mode": "no-cors"}).status_code == 403
+    assert client.get("/v1/models", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
+
+
+def test_head_is_get_without_a_body(serve: Serve) -> None:
+    client = serve()
+    for path in ("/", "/health", "/v1/models", "/metrics"):
+        asked = client.head(path)
+        assert (asked.status_code, asked.headers["content-type"]) == (200, client.get(path).headers["content-type"])
+    assert client.head(CHAT).status_code == 405
+    assert client.options(CHAT).status_code == 405
+    assert serve(api_keys=(KEY,)).head("/health").status_code == 401
+
+
 def test_an_allowed_site_may_ask(serve: Serve) -> None:
     """With a key too: a preflight never carries one, and a refusal must be readable for the page."""
     site = "https://app.example"
@@ -133,6 +156,42 @@ def test_the_cookie_of_the_login_form_opens(serve: Serve) -> None:
     assert "httponly" in cookie and "samesite=strict" in cookie
     assert KEY not in cookie
     assert client.get("/v1/models").status_code == 200
+
+
+def test_a_logout_closes(serve: Serve) -> None:
+    client = serve(api_keys=(KEY,))
+    client.post("/login", data={"key": KEY})
+    assert client.get("/v1/models").status_code == 200
+    assert client.post("/logout", headers={"Origin": "https://evil.example"}).status_code == 403
+    assert client.get("/v1/models").status_code == 200
+    left = client.post("/logout")
+    assert (left.status_code, left.headers["location"]) == (303, "/")
+    assert client.get("/v1/models").status_code == 401
+
+
+def test_a_cookie_of_another_key_does_not_open(serve: Serve) -> None:
+    client = serve(api_keys=("another",))
+    client.post("/login", data={"key": "another"})
+    cookie = client.cookies["whimbrel_key"]
+    answer = serve(api_keys=(KEY,)).get("/v1/models", headers={"Cookie": f"whimbrel_key={cookie}"})
+    assert answer.status_code == 401
+    for odd in ("whimbrel_key=", "whimbrel_key", "whimbrel_key=\xe9", ";;;=", 'whimbrel_key="'):
+        assert serve(api_keys=(KEY,)).get("/v1/models", headers={"Cookie": odd.encode("latin-1")}).status_code == 401
+
+
+def test_a_key_may_be_any_printable_text(serve: Serve) -> None:
+    key = "!\"#$%&'()*+,-./09:;<=>?@AZ[\\]^_`az{|}~"
+    client = serve(api_keys=(key,))
+    for headers in ({"Authorization": f"Bearer {key}"}, {"x-api-key": key}):
+        assert client.get("/v1/models", headers=headers).status_code == 200
+    assert client.post("/login", data={"key": key}).status_code == 303
+    assert client.get("/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "a\n", "\u00e9", "a\x00"])
+def test_what_no_client_could_send_is_no_key(key: str) -> None:
+    with pytest.raises(InvalidParameter):
+        ServerSettings(models=("a",), host="0.0.0.0", api_keys=("good", key))
 
 
 def test_a_login_from_another_site_is_refused(serve: Serve) -> None:

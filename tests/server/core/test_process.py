@@ -274,6 +274,16 @@ def _at_the_servers(connection: socket.socket) -> list[str]:
     return [line[3] for line in lines if line[1].endswith(ends[0]) and line[2].endswith(ends[1])]
 
 
+def test_head_has_no_body_and_keeps_the_connection(start: Start) -> None:
+    server = start()
+    kept = server.connection()
+    for path in ("/health", "/v1/models", "/"):
+        answer = server.ask("HEAD", path, connection=kept)
+        assert (answer.status, answer.read()) == (200, b"")
+        assert int(answer.headers["content-length"]) > 0
+    assert json.load(server.ask("GET", "/health", connection=kept)) == {"status": "ok"}
+
+
 # --- bodies
 
 

@@ -76,7 +76,7 @@ class ToolTemplate:
         else:
             self.notice = UNKNOWN_NOTATION if re.search(r"\btools\b", template.source) else NO_TOOLS
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = (), **variables: Any) -> str:
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = (), /, **variables: Any) -> str:
         """A conversation with tools, calls and results in it. Raises as ``ChatTemplate.render`` does, and for
         messages about calls that can't be understood ``UsageError``."""
         turns = checked_messages(messages)

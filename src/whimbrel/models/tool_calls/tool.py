@@ -34,6 +34,8 @@ def read_tools(tools: Sequence[Mapping[str, Any]]) -> tuple[Tool, ...]:
 
     Raises ``InvalidParameter``, naming the place, for what is no such list and for two tools of one name.
     """
+    if isinstance(tools, str) or not isinstance(tools, Sequence):
+        raise InvalidParameter(f"tools={tools!r} is impossible; give a list of tools")
     found: dict[str, Tool] = {}
     for place, entry in enumerate(tools):
         tool = _tool(f"tools[{place}]", entry)

@@ -105,6 +105,7 @@ class ResponseBody(Body):
             model=self.model,
             options={**self.sampling(), **self._more(), **self._tools()},
             files=files,
+            shape_field="text.format",
         )
 
     def sampling(self) -> dict[str, Any]:

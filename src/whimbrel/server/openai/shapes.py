@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from whimbrel.backends.shape import JsonObject, JsonSchema, Lark, OneOf, Regex, Shape, Sql
+from whimbrel.errors import InvalidParameter
 from whimbrel.server.errors import ApiError
 
 
@@ -12,6 +13,13 @@ def shape_of(format: Mapping[str, Any] | None, field: str = "response_format") -
 
     Raises ``ApiError`` 400 for an unknown type or a missing part.
     """
+    try:
+        return _shape_of(format, field)
+    except InvalidParameter as error:
+        raise ApiError(400, str(error), param=field) from None
+
+
+def _shape_of(format: Mapping[str, Any] | None, field: str) -> Shape | None:
     kind = None if format is None else format.get("type")
     match kind:
         case None if format is None:
