@@ -141,8 +141,11 @@ class Driver:
         making = asyncio.ensure_future(asyncio.to_thread(make, self.llm))
         try:
             stream = await asyncio.shield(making)
-        except BaseException:
+        except asyncio.CancelledError:
             making.add_done_callback(self._unwanted)  # nobody can stop the thread, which keeps the place till then
+            raise
+        except BaseException:
+            self.open_answers -= 1
             raise
         flow = Flow(self, stream)
         self._change(flow, joins=True)
