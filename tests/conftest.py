@@ -1,11 +1,18 @@
 """What every test lives with: sockets reach loopback only, and models are kept in a folder of the test's own."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# The same commit tries the same examples: a run is green or red by what was changed. `HYPOTHESIS_PROFILE=default` searches
+# further, with examples that differ from run to run.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}
 

@@ -278,7 +278,7 @@ def test_every_schema_of_real_tools_compiles_and_its_answers_are_valid(tokenizer
     answers = 0
     for seed, tool in enumerate(tools):
         schema = tool["inputSchema"]
-        validator = jsonschema.validators.validator_for(schema)(schema, format_checker=jsonschema.FormatChecker())
+        validator = jsonschema.validators.validator_for(schema)(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
         answer = walk(compile_shape(JsonSchema(schema), tokenizer, EOS), tokenizer, seed, most=500)
         if answer is not None:
             validator.validate(json.loads(answer))
@@ -359,7 +359,7 @@ def test_answers_are_valid_whatever_the_schema(tokenizer: Tokenizer, schema: dic
         grammar = compile_shape(JsonSchema(schema), tokenizer, EOS)
     except InvalidParameter:
         return
-    validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+    validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
     answer = walk(grammar, tokenizer, seed, most=300)
     if answer is not None:
         with contextlib.suppress(RecursionError):  # a reference that leads to itself: the validator goes round

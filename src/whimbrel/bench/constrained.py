@@ -129,7 +129,7 @@ def validator(schema: dict[str, Any]) -> Check:
     except ImportError:
         raise MissingExtra("answers are checked with jsonschema: pip install jsonschema") from None
     kind = library.validators.validator_for(schema, default=library.Draft202012Validator)
-    checked = kind(schema, format_checker=library.FormatChecker())
+    checked = kind(schema, format_checker=kind.FORMAT_CHECKER)
 
     def check(text: str) -> str | None:
         try:

@@ -12,9 +12,10 @@ from chat_page import DOCUMENT, Page
 from running_server import Server
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """One browser for the tests of this folder. No longer: Playwright runs an event loop in this thread meanwhile."""
+    """One browser for the tests of one file. No longer: Playwright runs an event loop in this thread meanwhile, and
+    pytest keeps a package's fixtures to the very end where the folder is no Python package."""
     why = "playwright is not installed: pip install 'whimbrel[dev]'"
     sync_api = pytest.importorskip("playwright.sync_api", reason=why)
     chromium = shutil.which("chromium")
@@ -26,7 +27,7 @@ def browser() -> Iterator[Any]:
         running.close()
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def read_document(browser: Any, server: Server) -> None:
     """The example document has been read once: whoever gives it to the server again finds it read."""
     boundary = "whimbrel-tests"
