@@ -217,7 +217,9 @@ class ShardReader:
 
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of every document, [documents]."""
-        return np.diff(self.ends.astype(np.int64), prepend=0)
+        ends: npt.NDArray[np.int64] = self.ends.astype(np.int64)
+        ends[1:] -= ends[:-1].copy()
+        return ends
 
     def verify(self) -> None:
         """Read the whole file and compare its checksum; raises FormatError."""
