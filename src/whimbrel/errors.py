@@ -12,6 +12,7 @@ WhimbrelError                    exit code 1   anything we can explain in one li
 ├── UnsupportedCapability                      a backend was asked for something it lacks
 ├── DownloadError                              the network, a checksum or the disk stopped a download
 ├── WriteError                                 the disk is full, or refuses for another reason
+├── TrainingDiverged                           a training run that only gets worse
 └── MissingExtra                               an optional dependency is not installed
 
 Every message says what was asked, what was found, and what to do next.
@@ -75,6 +76,10 @@ class DownloadError(WhimbrelError):
 
 class WriteError(WhimbrelError):
     """A file could not be written: the disk is full, or refuses for another reason."""
+
+
+class TrainingDiverged(WhimbrelError):
+    """Batch after batch had to be skipped; the learning rate is too high, or the data is broken."""
 
 
 class MissingExtra(WhimbrelError):

@@ -20,6 +20,7 @@ from whimbrel.models.config import ModelConfig
 from whimbrel.ops.attend.reference import listed
 from whimbrel.ops.dispatch import bind
 from whimbrel.ops.table import OpTable
+from whimbrel.train.batches import Batch
 from whimbrel.train.parameters import decoder_params
 from whimbrel.train.sparse_attention import dense_attention, listed_attention
 
@@ -54,6 +55,22 @@ def hidden_states(
     cache = DenseView(config.num_key_value_heads, config.head_dim)
     hidden = decoder.forward(decoder_params(config, tensors), config, ops, rope, inputs, cache)
     return hidden.view(sequences, tokens, -1)  # type: ignore[no-any-return]
+
+
+def packed_hidden_states(
+    config: ModelConfig, tensors: Mapping[str, Tensor], ops: OpTable, rope: Any, batch: Batch
+) -> Tensor:
+    """Run a batch of packed pieces, each of which sees itself only: ``[T, hidden_size]`` before the final norm."""
+    pieces = len(batch.cu_seqlens) - 1
+    inputs = AttentionInputs(
+        token_ids=batch.token_ids,
+        positions=batch.positions,
+        cu_seqlens=batch.cu_seqlens,
+        kv_lengths=np.diff(batch.cu_seqlens).astype(np.int32),
+        block_tables=np.full((pieces, 1), -1, np.int32),
+    )
+    cache = DenseView(config.num_key_value_heads, config.head_dim)
+    return decoder.forward(decoder_params(config, tensors), config, ops, rope, inputs, cache)  # type: ignore[no-any-return]
 
 
 def scores(config: ModelConfig, tensors: Mapping[str, Tensor], ops: OpTable, hidden: Tensor) -> Tensor:

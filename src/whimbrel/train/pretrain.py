@@ -1,0 +1,199 @@
+"""train_model: a decoder, a recipe and token shards become a checkpoint and a loss curve; evaluate_loss measures one.
+
+The loss of a step is the mean over all its learned tokens, however many parts it is run in.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from whimbrel.errors import FormatError
+from whimbrel.models.config import ModelConfig
+from whimbrel.models.rope import RopeTable, rope_table
+from whimbrel.ops.table import OpTable
+from whimbrel.train import checkpoint, loop, network
+from whimbrel.train.batches import IGNORED, Batch, Batches, Shards
+from whimbrel.train.parameters import Parameters
+from whimbrel.train.parametrization import check_scalings, groups, initial_parameters
+from whimbrel.train.recipe import Recipe
+
+LAST = 0.02
+"""The share of a run's logged losses whose mean is its final training loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """What a run came to."""
+
+    loss: float
+    """mean of the last 2% of the logged training losses (at least one), nats per token"""
+    held_out_loss: float | None
+    """on the shards that were held out, where there were any"""
+    curve: tuple[tuple[int, float], ...]
+    """(step, loss) as logged; skipped batches are left out"""
+    steps: int
+    tokens: int
+    """inputs of all steps so far"""
+    seconds: float
+    """of this call; a resumed run counts from where it resumed"""
+    checkpoint: Path
+    ended_early: bool
+    """a watcher ended it before the schedule did"""
+
+
+def train_model(
+    config: ModelConfig,
+    recipe: Recipe,
+    shards: Shards,
+    folder: str | Path,
+    *,
+    held_out: Shards | None = None,
+    watchers: Sequence[loop.Watcher] = (),
+    parameters: Parameters | None = None,
+) -> TrainResult:
+    """Train from fresh weights (or ``parameters``, changed in place) until the schedule ends; goes on where it was stopped.
+
+    ``watchers`` see every logged line (``step``, ``loss``, ...); one that returns True ends the run there. Raises
+    InvalidParameter (the recipe contradicts model or data), FormatError (checkpoint or shards of another kind),
+    TrainingDiverged, WriteError.
+    """
+    started, folder = time.perf_counter(), Path(folder)
+    check_scalings(config, recipe.optimizer)
+    batches = Batches(shards, sequence=recipe.batch.sequence, rows=recipe.batch.rows, seed=recipe.seed)
+    _check_vocabulary(config, batches)
+    parameters = parameters or initial_parameters(config, recipe.optimizer, recipe.seed)
+    ops, rope = network.training_ops(), rope_table(config, recipe.batch.sequence)
+    run = loop.Run(
+        folder=folder,
+        schedule=recipe.schedule,
+        betas=recipe.optimizer.betas,
+        eps=recipe.optimizer.eps,
+        groups=groups(config, recipe.optimizer, parameters),
+        clip=recipe.clip,
+        log_every=recipe.log_every,
+        save_every=recipe.save_every,
+        keep_every=recipe.keep_every,
+        keep_last=recipe.keep_last,
+        start=recipe.start,
+        spikes=recipe.spikes,
+        meta={"config": config.to_hf(), "recipe": as_plain(recipe), "vocabulary": batches.vocabulary},
+        watchers=watchers,
+    )
+    steps = loop.train(parameters, partial(_step_losses, config, parameters, ops, rope, batches, recipe), run)
+    state = folder / checkpoint.LATEST
+    measured = None if held_out is None else evaluate_loss(state, held_out, sequence=recipe.batch.sequence)
+    curve = read_curve(folder)
+    tail = [loss for _, loss in curve[-max(1, round(LAST * len(curve))) :]]
+    return TrainResult(
+        loss=sum(tail) / len(tail) if tail else float("nan"),
+        held_out_loss=measured,
+        curve=curve,
+        steps=steps,
+        tokens=round(steps * batches.tokens_per_epoch / batches.steps_per_epoch),
+        seconds=time.perf_counter() - started,
+        checkpoint=state,
+        ended_early=steps < recipe.schedule.total,
+    )
+
+
+def evaluate_loss(
+    path: str | Path, shards: Shards, *, sequence: int = 512, rows: int = 8, max_batches: int | None = None
+) -> float:
+    """Mean nats per token of a training checkpoint on all (or the first ``max_batches``) batches of shards, in fp32.
+
+    Raises FormatError where the checkpoint is not ``train_model``'s, or the shards are of another vocabulary.
+    """
+    config, parameters, meta = load_checkpoint(path)
+    batches = Batches(shards, sequence=sequence, rows=1)
+    if batches.vocabulary != meta.get("vocabulary"):
+        raise FormatError(
+            f"{path}: trained on vocabulary {meta.get('vocabulary')}, the shards have {batches.vocabulary}"
+        )
+    return mean_loss(
+        config, parameters, Batches(shards, sequence=sequence, rows=min(rows, batches.row_count)), max_batches
+    )
+
+
+@torch.no_grad()
+def mean_loss(
+    config: ModelConfig, parameters: Mapping[str, Tensor], batches: Batches, max_batches: int | None = None
+) -> float:
+    """Mean nats per learned token over one epoch of batches (what is over at its end is left out), or the first few."""
+    ops, rope = network.training_ops(), rope_table(config, batches.sequence)
+    total, learned = 0.0, 0
+    for step in range(min(int(batches.steps_per_epoch), max_batches or batches.row_count)):
+        batch = batches.batch(step)
+        total += token_loss(config, parameters, ops, rope, batch).item()
+        learned += batch.learned
+    return total / learned
+
+
+def load_checkpoint(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
+    """Configuration, parameters and meta of a checkpoint that ``train_model`` wrote; a run's folder means its latest."""
+    file = Path(path) / checkpoint.LATEST if Path(path).is_dir() else Path(path)
+    progress = checkpoint.load(file)
+    if progress is None or "config" not in progress.meta:
+        found = "there is no such file" if progress is None else "it does not name its model"
+        raise FormatError(f"{file}: not a checkpoint of train_model: {found}")
+    return ModelConfig.from_hf(progress.meta["config"]), progress.parameters, progress.meta
+
+
+def read_curve(folder: str | Path) -> tuple[tuple[int, float], ...]:
+    """(step, loss) of a run's log, skipped batches left out."""
+    lines = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return tuple((line["step"], line["loss"]) for line in lines if "skipped" not in line)
+
+
+def token_loss(
+    config: ModelConfig, tensors: Mapping[str, Tensor], ops: OpTable, rope: RopeTable, batch: Batch
+) -> Tensor:
+    """The sum of the learned tokens' losses in nats, a scalar."""
+    hidden = network.packed_hidden_states(config, tensors, ops, rope, batch)
+    targets = torch.from_numpy(batch.targets)
+    logits = network.scores(config, tensors, ops, hidden)
+    return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+
+
+def as_plain(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON has it; the schedule's class is its field ``name``."""
+    plain = asdict(recipe) | {"schedule": {"name": type(recipe.schedule).__name__, **asdict(recipe.schedule)}}  # type: ignore[call-overload]
+    return json.loads(json.dumps(plain, default=str))  # type: ignore[no-any-return]
+
+
+def _step_losses(
+    config: ModelConfig,
+    parameters: Parameters,
+    ops: OpTable,
+    rope: RopeTable,
+    batches: Batches,
+    recipe: Recipe,
+    step: int,
+) -> Iterator[loop.Losses]:
+    batch = batches.batch(step)
+    learned = max(1, batch.learned)
+    for part in batch.split(recipe.batch.parts):
+        with autocast(recipe.precision):
+            loss = token_loss(config, parameters, ops, rope, part) / learned
+        yield {"loss": loss}
+
+
+def autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Products of matrices in bf16, or everything in fp32."""
+    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+def _check_vocabulary(config: ModelConfig, batches: Batches) -> None:
+    if batches.vocab_size > config.vocab_size:
+        raise FormatError(
+            f"the shards' vocabulary has {batches.vocab_size} tokens, the model's {config.vocab_size}; "
+            "make the model's vocab_size at least as large, or tokenize with its own tokenizer"
+        )

@@ -1,0 +1,71 @@
+"""Recipe: everything about a training run that is neither the model nor the data."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from whimbrel.errors import InvalidParameter
+from whimbrel.train.parametrization import Optimizer
+from whimbrel.train.schedule import Schedule
+from whimbrel.train.spikes import SpikeRule
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchShape:
+    """What one step sees: ``rows`` rows of up to ``sequence`` tokens of packed documents."""
+
+    sequence: int = 512
+    rows: int = 16
+    parts: int = 1
+    """the step's pieces are run in so many parts, whose gradients are added up: less memory, the same step"""
+
+    def __post_init__(self) -> None:
+        if min(self.sequence, self.rows, self.parts) < 1:
+            raise InvalidParameter(
+                f"batch: sequence {self.sequence}, rows {self.rows} and parts {self.parts} must be at least 1"
+            )
+        if self.parts > self.rows:
+            raise InvalidParameter(
+                f"batch: {self.rows} rows can't be run in {self.parts} parts; choose at most {self.rows}"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Of a step, at most; packing leaves a percent or two of them empty."""
+        return self.sequence * self.rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How to train. Everything is checked here; what depends on the model is checked when the run begins."""
+
+    schedule: Schedule
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    batch: BatchShape = field(default_factory=BatchShape)
+    clip: float = 1.0
+    """the largest norm of the gradient"""
+    precision: str = "fp32"
+    """fp32, or bf16: products of matrices in bf16 (autocast), weights and sums in fp32"""
+    seed: int = 0
+    """of the first weights and of the order of the data"""
+    spikes: SpikeRule = field(default_factory=SpikeRule)
+    log_every: int = 10
+    save_every: int = 200
+    keep_every: int | None = None
+    """checkpoints at its multiples are kept (``step-*.pt``), and the one at the end of WSD's stable part"""
+    keep_last: int | None = None
+    """how many of those stay; None: all"""
+    start: Path | None = None
+    """a checkpoint to go on from, step and optimizer included: a decay from a stable run's ``step-*.pt``"""
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InvalidParameter(f"precision {self.precision!r} is unknown; choose {' or '.join(PRECISIONS)}")
+        if self.clip <= 0 or min(self.log_every, self.save_every) < 1:
+            raise InvalidParameter(
+                f"clip {self.clip} must be above 0, log_every {self.log_every} and save_every {self.save_every} at least 1"
+            )
+        for name, value in (("keep_every", self.keep_every), ("keep_last", self.keep_last)):
+            if value is not None and value < 1:
+                raise InvalidParameter(f"{name} {value} must be at least 1, or left out")
