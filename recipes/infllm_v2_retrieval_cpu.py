@@ -27,6 +27,7 @@ from whimbrel.models.config import ModelConfig
 from whimbrel.models.rope import RopeConfig, RopeTable, inverse_frequencies, rope_table
 from whimbrel.train import network
 from whimbrel.train.loop import Losses, Run, train
+from whimbrel.train.ops import training_ops
 from whimbrel.train.parameters import Parameters, random_parameters
 from whimbrel.train.schedule import WSD
 from whimbrel.train.selection_loss import SelectionLoss
@@ -102,7 +103,7 @@ class Trainee:
 
     def __init__(self, config: ModelConfig, parameters: Parameters, text: Ids) -> None:
         self.config, self.parameters, self.text = config, parameters, text
-        self.ops = network.training_ops()
+        self.ops = training_ops()
         self.rope: RopeTable = rope_table(config, REACH)
 
     def step_losses(self, stage: Stage, step: int) -> Losses:

@@ -25,8 +25,9 @@ from torch.nn.functional import cross_entropy
 from whimbrel.attention.sparse import SparseConfig
 from whimbrel.models.loading import Model, load_model
 from whimbrel.models.rope import rope_table
-from whimbrel.train import network
+from whimbrel.train import network, packed_attention
 from whimbrel.train.loop import Losses, Run, train
+from whimbrel.train.ops import training_ops
 from whimbrel.train.parameters import from_decoder
 from whimbrel.train.schedule import WSD
 from whimbrel.train.selection_loss import SelectionLoss
@@ -74,7 +75,7 @@ class Adaptation:
         self.parameters = from_decoder(model.config, model.params)
         for name, tensor in self.parameters.items():
             tensor.requires_grad = "q_proj" in name or "k_proj" in name
-        self.ops, self.rope = network.training_ops(), rope_table(model.config, 4 * LENGTH)
+        self.ops, self.rope = training_ops(), rope_table(model.config, 4 * LENGTH)
         learn, held_out = modules()
         self.learn, self.held_out = self._ids("\n".join(learn[:40])), self._ids("\n".join(held_out[:40]))
 
@@ -139,7 +140,7 @@ def infllm_v2_smollm2_135m(folder: Path, checkpoint: Path, *, steps: int, sequen
     adaptation, report = Adaptation(load_model(checkpoint), weight=4.0), {"steps": steps, "sequences": sequences}
     schedule = WSD(peak=3e-4, warmup=min(5, steps // 4), total=steps, decay=steps // 5)
     run = Run(folder=folder / "smollm2", schedule=schedule, log_every=1, save_every=10, weight_decay=0.0)
-    network.MASKED = 0  # 9 heads x 30 layers of whole score matrices would not fit
+    packed_attention.MASKED = 0  # 9 heads x 30 layers of whole score matrices would not fit
     for moment in ("before", "after"):
         if moment == "after":
             torch.backends.mkldnn.matmul.fp32_precision = "bf16"

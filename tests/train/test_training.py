@@ -19,8 +19,9 @@ from whimbrel.errors import FormatError, InvalidParameter
 from whimbrel.models.rope import rope_table
 from whimbrel.ops.dispatch import bind
 from whimbrel.testing import tiny
-from whimbrel.train import checkpoint, network
+from whimbrel.train import checkpoint, network, packed_attention
 from whimbrel.train.loop import Losses, Run, train
+from whimbrel.train.ops import training_ops
 from whimbrel.train.parameters import decoder_params, from_decoder, random_parameters
 from whimbrel.train.schedule import WSD
 from whimbrel.train.selection_loss import SelectionLoss, selection_loss
@@ -51,7 +52,7 @@ class Lesson:
 
     def __init__(self) -> None:
         self.parameters = random_parameters(CONFIG)
-        self.ops, self.rope = network.training_ops(), rope_table(CONFIG, LENGTH)
+        self.ops, self.rope = training_ops(), rope_table(CONFIG, LENGTH)
 
     def losses(self, step: int) -> Losses:
         ids, positions = batch(step)
@@ -120,9 +121,9 @@ def test_training_ops_are_the_reference(
     sparse: SparseConfig | None, masked: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hidden states and all gradients, whichever way attention is computed."""
-    monkeypatch.setattr(network, "MASKED", masked)
+    monkeypatch.setattr(packed_attention, "MASKED", masked)
     config = replace(CONFIG, sparse=sparse)
-    hidden, gradients = hidden_and_gradients(config, network.training_ops())
+    hidden, gradients = hidden_and_gradients(config, training_ops())
     expected, wanted = hidden_and_gradients(config, bind("reference"))
     assert torch.allclose(hidden, expected, atol=1e-4, rtol=1e-4)
     for name, gradient in wanted.items():
@@ -141,7 +142,7 @@ def test_sparse_gradients_reach_queries_keys_and_values_of_chosen_blocks_only() 
         kv_lengths=np.array([LENGTH], np.int32),
         block_tables=np.full((1, 1), -1, np.int32),
     )
-    ops, cache = network.training_ops(), DenseView(2, 32)
+    ops, cache = training_ops(), DenseView(2, 32)
     cache.write(0, k, v, inputs)
     ops.semantic_kernels(inputs, cache, 0, sparse=SPARSE)
     blocks = ops.select_blocks(q, inputs, cache, 0, scale=32**-0.5, sparse=SPARSE)
@@ -179,7 +180,7 @@ def test_selection_loss_teaches_kernels_to_find_what_attention_reads() -> None:
 
 def test_watching_selection_does_not_change_the_network() -> None:
     parameters, config = random_parameters(CONFIG), replace(CONFIG, sparse=SPARSE)
-    ops, rope, (ids, positions) = network.training_ops(), rope_table(CONFIG, LENGTH), batch(5, LENGTH, 1)
+    ops, rope, (ids, positions) = training_ops(), rope_table(CONFIG, LENGTH), batch(5, LENGTH, 1)
     watcher = SelectionLoss(np.arange(LENGTH - 8, LENGTH)[None], SPARSE)
     watched = network.hidden_states(config, parameters, watcher.watch(ops), rope, ids, positions)
     assert torch.equal(watched, network.hidden_states(config, parameters, ops, rope, ids, positions))

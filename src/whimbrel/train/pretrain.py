@@ -22,6 +22,7 @@ from whimbrel.models.rope import RopeTable, rope_table
 from whimbrel.ops.table import OpTable
 from whimbrel.train import checkpoint, loop, network
 from whimbrel.train.batches import IGNORED, Batch, Batches, Shards
+from whimbrel.train.ops import training_ops
 from whimbrel.train.parameters import Parameters
 from whimbrel.train.parametrization import check_scalings, groups, initial_parameters
 from whimbrel.train.recipe import Recipe
@@ -71,7 +72,7 @@ def train_model(
     batches = Batches(shards, sequence=recipe.batch.sequence, rows=recipe.batch.rows, seed=recipe.seed)
     _check_vocabulary(config, batches)
     parameters = parameters or initial_parameters(config, recipe.optimizer, recipe.seed)
-    ops, rope = network.training_ops(), rope_table(config, recipe.batch.sequence)
+    ops, rope = training_ops(), rope_table(config, recipe.batch.sequence)
     run = loop.Run(
         folder=folder,
         schedule=recipe.schedule,
@@ -128,7 +129,7 @@ def mean_loss(
     config: ModelConfig, parameters: Mapping[str, Tensor], batches: Batches, max_batches: int | None = None
 ) -> float:
     """Mean nats per learned token over one epoch of batches (what is over at its end is left out), or the first few."""
-    ops, rope = network.training_ops(), rope_table(config, batches.sequence)
+    ops, rope = training_ops(), rope_table(config, batches.sequence)
     total, learned = 0.0, 0
     for step in range(min(int(batches.steps_per_epoch), max_batches or batches.row_count)):
         batch = batches.batch(step)
