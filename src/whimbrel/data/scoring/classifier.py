@@ -26,7 +26,7 @@ class QualityClassifier:
 
         Raises ModelNotFound, FormatError, UnsupportedModel.
         """
-        self._made_of = (str(model), str(tokenizer), positive)
+        self.made_of = (str(model), str(tokenizer), positive)
         self.pieces = Pieces.open(tokenizer)
         self.evidence = Evidence.fold(FastTextFile.open(model), positive)
         self._table = _PieceWords.of(self.pieces.strings, self.evidence)
@@ -34,7 +34,7 @@ class QualityClassifier:
         """BPE tokens scored so far"""
 
     def __reduce__(self) -> tuple[object, tuple[str, str, str]]:
-        return _open, self._made_of
+        return _open, self.made_of
 
     def score(self, texts: Iterable[str]) -> NDArray[np.float64]:
         """P(positive) of each text, float64 [texts], equal to the official program's within 1e-5; nan: nothing to score."""

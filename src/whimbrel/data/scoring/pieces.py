@@ -5,6 +5,7 @@ encoded once. Ids travel as the bytes of int32, so that a document is one ``byte
 token. The result equals ``encode`` of the whole text (tests compare real documents).
 """
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,6 +57,16 @@ class Pieces:
     def cached(self) -> bool:
         """Whether ASCII texts go through the cache; False for tokenizers that have no safe boundaries we know of."""
         return self._plain is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of the whole tokenizer."""
+        return hashlib.blake2b(self._tokenizer.to_str().encode(), digest_size=8).hexdigest()
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its name in the vocabulary."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
 
     def ids(self, text: str) -> bytes:
         """Ids of a normalised text without special tokens, as the bytes of int32; len // 4 is their number."""
