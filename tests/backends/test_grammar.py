@@ -278,7 +278,9 @@ def test_every_schema_of_real_tools_compiles_and_its_answers_are_valid(tokenizer
     answers = 0
     for seed, tool in enumerate(tools):
         schema = tool["inputSchema"]
-        validator = jsonschema.validators.validator_for(schema)(schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
+        validator = jsonschema.validators.validator_for(schema)(
+            schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+        )
         answer = walk(compile_shape(JsonSchema(schema), tokenizer, EOS), tokenizer, seed, most=500)
         if answer is not None:
             validator.validate(json.loads(answer))

@@ -137,7 +137,9 @@ small = st.recursive(
 def test_answers_to_random_schemas_are_valid(llm: LLM, schema: dict[str, Any], seed: int) -> None:
     answer = llm.generate(MESSAGES, shape=JsonSchema(schema), temperature=1.0, seed=seed, max_tokens=200)
     with contextlib.suppress(json.JSONDecodeError if answer.finish_reason == "length" else ()):
-        jsonschema.validate(json.loads(answer.text), schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
+        jsonschema.validate(
+            json.loads(answer.text), schema, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+        )
 
 
 @pytest.mark.skipif(not TOOLS.is_dir(), reason="needs shared/data/mcp_tools")

@@ -73,6 +73,11 @@ class StepStream(Protocol):
         another way, once ``poll`` or ``__next__`` has found no step left."""
         ...
 
+    @property
+    def complete(self) -> bool:
+        """True once nothing more will be computed; steps may still be there to take."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -237,6 +237,11 @@ class NativeSteps:
         """See ``StepStream.ended``."""
         return self._ended
 
+    @property
+    def complete(self) -> bool:
+        """See ``StepStream.complete``."""
+        return self._ended or not self._executor._runs(self._id)
+
     def close(self) -> None:
         """Stop the request if it runs still: at once, or before the next step where a driver computes one right now."""
         self._ended = True

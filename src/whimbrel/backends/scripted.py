@@ -188,6 +188,11 @@ class ScriptedSteps:
         """See ``StepStream.ended``."""
         return self._ended
 
+    @property
+    def complete(self) -> bool:
+        """See ``StepStream.complete``."""
+        return self._ended or self._complete
+
     def close(self) -> None:
         """Stop; the rest of the script is not said."""
         with self._lock:

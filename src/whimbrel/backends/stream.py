@@ -6,6 +6,7 @@ said goes through the stop strings. A stop string inside a thought or a call's a
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
@@ -51,6 +52,7 @@ class Stream:
         self._prompt_logprobs: list[TokenLogprob] = []
         self._last: Step | None = None
         self._reason: FinishReason | None = None
+        self._failed: Exception | None = None
 
     def __iter__(self) -> Iterator[Piece]:
         return self
@@ -67,11 +69,14 @@ class Stream:
         return self._take(step)
 
     def poll(self) -> Piece | None:
-        """The next piece if its step was computed already, or else None. Raises as ``__next__`` does."""
+        """What was computed already and not taken yet, as one piece; or else None. Raises as ``__next__`` does.
+
+        One for each step where the steps' borders matter: with stop strings, thoughts, calls and log-probabilities.
+        """
         if self._reason is not None:
             return None
         try:
-            step = self._steps.poll()
+            step = self._poll()
         except BaseException:
             self.close()
             raise
@@ -80,6 +85,25 @@ class Stream:
         if self._steps.ended:  # somebody stopped the request
             self.close()
         return None
+
+    def _poll(self) -> Step | None:
+        if self._failed is not None:
+            raise self._failed
+        step = self._steps.poll()
+        if step is None or step.logprobs or self._reader.marks or not self._stops.none:
+            return step
+        steps = [step]
+        try:
+            while (step := self._steps.poll()) is not None:
+                steps.append(step)
+        except Exception as error:  # noqa: BLE001  (raised when what came before it has been taken)
+            self._failed = error
+        return _joined(steps)
+
+    @property
+    def pressing(self) -> bool:
+        """Whether ``poll`` should not wait for further steps: nothing more will come, or the next one may be the last."""
+        return not self._stops.none or self._steps.complete
 
     @property
     def ended(self) -> bool:
@@ -223,6 +247,18 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _joined(steps: list[Step]) -> Step:
+    """Several steps as if they had been one."""
+    if len(steps) == 1:
+        return steps[0]
+    return replace(
+        steps[-1],
+        token_ids=tuple(chain.from_iterable(step.token_ids for step in steps)),
+        logprobs=tuple(chain.from_iterable(step.logprobs for step in steps)),
+        prompt_logprobs=tuple(chain.from_iterable(step.prompt_logprobs for step in steps)),
+    )
 
 
 def _shares(step: Step) -> tuple[float, ...]:

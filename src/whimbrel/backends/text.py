@@ -34,6 +34,11 @@ class StopStrings:
         self.found: str | None = None
         """the stop string that ended the text"""
 
+    @property
+    def none(self) -> bool:
+        """There is nothing to look for."""
+        return not self._stops
+
     def feed(self, text: str) -> str:
         """The text that may be shown now. Once ``found`` is set it ends before the stop string, and nothing follows."""
         if not self._stops or self.found is not None:

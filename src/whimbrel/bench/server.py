@@ -7,8 +7,9 @@ Four parts, each can be left out (``--only peers,overhead,mixed``):
 - *peers*: the same file, slots, prompts and numbers of new tokens in ``whimbrel serve``, llama-cpp-python's server and
   llama.cpp's own ``llama-server``, in turns A B C A B C; tokens per second of all clients, time to the first token.
   llama-cpp-python's server has one slot by design: 16 clients wait for each other there.
-- *overhead*: time per token of the server's stream, from the request to its last token, beside the engine alone in a
-  process of its own, with the same short prompts (ids) and numbers of tokens, in turns; the ratio is that of neighbours.
+- *overhead*: time per token of the server's stream, from the request to its last token, beside its engine without server
+  and text, in the same process (``serving.hosted``), with the same short prompts (ids) and numbers of tokens, in turns;
+  the ratio is that of neighbours.
 - *scaling*: tokens per second of 16 clients over that of one, from our rows of *peers* (which are also measured where
   the peers aren't here).
 - *mixed*: time to the first token of short prompts while somebody else's long one (``--long 32768``) is being read.
@@ -33,8 +34,8 @@ from typing import Any, TypeVar
 from whimbrel import hardware
 from whimbrel.bench.record import SCHEMA_VERSION, ForeignLoad, Spread, significant
 from whimbrel.bench.serving import processes
-from whimbrel.bench.serving.alone import RemoteEngine
 from whimbrel.bench.serving.crowd import Answered, Ask, Crowd, Load
+from whimbrel.bench.serving.hosted import Hosted
 from whimbrel.bench.serving.processes import LLAMA_CPP_PYTHON, LLAMA_SERVER, OURS, Serving
 from whimbrel.errors import MissingExtra
 from whimbrel.eval.provenance import provenance
@@ -43,6 +44,8 @@ PARTS = ("peers", "overhead", "mixed")
 CONTEXT = 2048
 """Room of one slot."""
 NEW_TOKENS = 96
+ANSWER_TOKENS = 256
+"""Tokens of the answers of *overhead*: a screen of text. What a request costs at its beginning is part of the ratio."""
 SHORT_PROMPT = 16
 """Tokens of the prompts of *overhead*: so few that all of them are read in one step, there as here."""
 SHORT_EVERY = 0.5
@@ -263,39 +266,32 @@ class Pair:
 
 
 def overhead(crowd: Crowd, model: Path, options: argparse.Namespace, say: Say) -> list[dict[str, Any]]:
-    """By number of clients: ms per token in the stream and in the engine, and the ratio of neighbouring turns.
-
-    Both processes are started anew for every repeat: where memory happens to lie makes a process a tenth faster or slower
-    than the next one, for as long as it lives.
-    """
-    rng = random.Random(11)
-    sizes = ["--context", str(CONTEXT), "--max-sequences", str(options.slots)]
+    """By number of clients: ms per token in the stream and in the engine, and the ratio of neighbouring turns."""
+    rng, tokens = random.Random(11), ANSWER_TOKENS
     pairs: dict[int, list[Pair]] = {clients: [] for clients in options.clients}
-    for repeat in range(options.repeats):
-        with (
-            processes.ours(options.model, *sizes) as server,
-            RemoteEngine(model, context=CONTEXT, max_sequences=options.slots) as engine,
-        ):
+    with Hosted(model, context=CONTEXT, max_sequences=options.slots) as hosted:
+        for clients in pairs:
+            _pair(crowd, hosted, rng, clients, 8, swap=False)  # warms everything up
+        for repeat in range(options.repeats):
             for clients, found in pairs.items():
-                _pair(crowd, server, engine, rng, clients, 8, swap=False)  # warms both up
                 for swap in (False, True):
-                    measure = partial(_pair, crowd, server, engine, rng, clients, options.tokens, swap=swap)
+                    measure = partial(_pair, crowd, hosted, rng, clients, tokens, swap=swap)
                     found += _quietest(measure, options)
-                say(f"repeat {repeat + 1}: {clients} clients: {100 * (found[-1].served / found[-1].alone - 1):.2f}%")
-    return [_overhead_row(clients, options.tokens, found) for clients, found in pairs.items()]
+                ratios = [100 * (pair.served / pair.alone - 1) for pair in found[-2:]]
+                say(f"repeat {repeat + 1}: {clients} clients: " + ", ".join(f"{ratio:.2f}%" for ratio in ratios))
+    return [_overhead_row(clients, tokens, found) for clients, found in pairs.items()]
 
 
-def _pair(
-    crowd: Crowd, server: Serving, engine: RemoteEngine, rng: random.Random, clients: int, tokens: int, *, swap: bool
-) -> list[Pair]:
+def _pair(crowd: Crowd, hosted: Hosted, rng: random.Random, clients: int, tokens: int, *, swap: bool) -> list[Pair]:
     """Both sides, one after the other; which one is first changes from turn to turn."""
     prompts = _ids(rng, clients, SHORT_PROMPT)
     asks = [[_going_on(prompt, tokens)] for prompt in prompts]
-    load = Load(host=processes.HOST, port=server.port, clients=asks, key=server.key)
-    with ForeignLoad(server.process.pid, crowd.pid, engine.pid) as foreign:
-        alone = engine.run(prompts, tokens) if swap else None
+    load = Load(host=processes.HOST, port=hosted.port, clients=asks, key="")
+    others = _ids(rng, clients, SHORT_PROMPT)  # the engine keeps what it has read
+    with ForeignLoad(hosted.pid, crowd.pid) as foreign:
+        alone = hosted.run(others, tokens) if swap else None
         answers = crowd.run(load)
-        alone = alone or engine.run(prompts, tokens)
+        alone = alone or hosted.run(others, tokens)
     assert all(answer.tokens == tokens for answer in answers), [answer.status for answer in answers]
     firsts, lasts = [answer.first or 0.0 for answer in answers], [answer.last or 0.0 for answer in answers]
     pair = Pair(
@@ -311,6 +307,7 @@ def _pair(
 def _overhead_row(clients: int, tokens: int, pairs: Sequence[Pair]) -> dict[str, Any]:
     return {
         "clients": clients,
+        "tokens": tokens,
         "server_ms_per_token": _spread([1000 * pair.served / tokens for pair in pairs]),
         "engine_ms_per_token": _spread([1000 * pair.alone / tokens for pair in pairs]),
         "overhead_percent": _spread([100 * (pair.served / pair.alone - 1) for pair in pairs]),

@@ -89,6 +89,38 @@ def test_many_answers_come_whole_and_in_order(scripted: Scripted) -> None:
     run(llm, work, max_queue=100)
 
 
+def test_what_comes_soon_after_travels_together_and_the_end_waits_for_nothing(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At steps of their own: the first token goes at once, the rest when an event is due; a busy engine never stops."""
+    monkeypatch.setattr("whimbrel.server.driver.EVENT_SECONDS", 30.0)
+    llm = scripted("many words", LONG * 100)
+
+    async def work(driver: Driver) -> None:
+        flow, busy = await driver.open(say()), await driver.open(say())
+        pieces = [pieces async for pieces in flow]
+        assert "".join(piece.text for some in pieces for piece in some) == "many words"
+        assert len(pieces) <= 2  # the reader may have been slower than all of them
+        assert sum(len(some) for some in pieces) < len("many words")  # several steps are one piece
+        assert not busy.stream.ended
+        busy.cancel()
+        await text_of(busy)
+
+    run(llm, work)
+
+
+def test_an_answer_with_stop_strings_ends_at_its_step(scripted: Scripted) -> None:
+    llm = scripted("one. two", kind=Gated)
+
+    async def work(driver: Driver) -> None:
+        flow = await driver.open(say(stop=["."]))
+        _gated(llm).allow(20)
+        assert await text_of(flow) == "one"
+        assert len(flow.result.token_ids) == 4
+
+    run(llm, work)
+
+
 def test_a_cancelled_answer_leaves_and_the_others_go_on(scripted: Scripted) -> None:
     llm = scripted(LONG, "second", kind=Gated)
 
@@ -190,16 +222,16 @@ def test_an_error_of_one_answer_is_its_own(scripted: Scripted) -> None:
 
     def failing(llm: LLM) -> Stream:
         stream = llm.stream("Hi")
-        poll = stream.poll
+        poll = stream._steps.poll
+        words = iter("fi")
 
         def breaks() -> Any:
-            piece = poll()
-            if piece is not None and piece.text == "r":
-                stream.close()
+            step = poll()
+            if step is not None and next(words, None) is None:
                 raise ValueError("no such token")
-            return piece
+            return step
 
-        stream.poll = breaks  # type: ignore[method-assign]
+        stream._steps.poll = breaks  # type: ignore[method-assign]
         return stream
 
     async def work(driver: Driver) -> None:
