@@ -72,7 +72,8 @@ class PagedCache:
         if partial is not None:
             self._adopt(sequence, *partial, spare=self.blocks.available - wanted)
         if not sequence.preempted:
-            sequence.cached, sequence.miss = sequence.computed, miss
+            # what a grammar forces behind the prompt may be found too, but is no prompt
+            sequence.cached, sequence.miss = min(sequence.computed, sequence.prompt_length), miss
         sequence.slot = self._slots.pop()
         self.tables[sequence.slot, : len(sequence.blocks)] = sequence.blocks
         complete = self.reserve(sequence, len(sequence.tokens))
