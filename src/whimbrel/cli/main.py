@@ -9,7 +9,12 @@ from whimbrel.cli import (  # noqa: F401  (register)
     ask,
     bench,
     config,
+    data_explain,
+    data_filter,
+    data_score,
+    data_train_classifier,
     doctor,
+    eval_conditional,
     eval_niah,
     eval_ppl,
     eval_ruler,
@@ -24,6 +29,8 @@ from whimbrel.cli import (  # noqa: F401  (register)
     run,
     serve,
     show,
+    tunnel_fits,
+    tunnel_runs,
 )
 from whimbrel.cli.shell import app
 

@@ -6,7 +6,8 @@ whole document in one pass; the index is a sorted array, so forked workers share
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,3 +73,27 @@ def _ngrams(words: NDArray[np.uint64], n: int) -> NDArray[np.uint64]:
     for offset in range(n):
         total = total * _FACTOR + words[offset : offset + count]
     return total
+
+
+def strings_of(patterns: Sequence[str]) -> Iterator[str]:
+    """Every string of every record of evaluation files (JSON lines, Parquet), or whole text files: an index's texts.
+
+    Raises ModelNotFound, FormatError: an evaluation set that can't be read must not go unnoticed.
+    """
+    from whimbrel.data.reading.files import find
+    from whimbrel.data.reading.records import records
+
+    for file in find(patterns):
+        for record in records(file):
+            yield from _strings(record)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)

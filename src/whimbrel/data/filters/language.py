@@ -44,4 +44,4 @@ def _identifier() -> Any:
         from py3langid import langid
     except ImportError as error:
         raise MissingExtra("language identification needs py3langid: `pip install whimbrel[data]`") from error
-    return langid.LanguageIdentifier.from_pickled_model(langid.MODEL_FILE, norm_probs=True)
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)

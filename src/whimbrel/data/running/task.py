@@ -103,7 +103,7 @@ def save(path: Path, tally: Tally) -> None:
 def _save(path: Path, signatures: list[NDArray[np.uint64]]) -> None:
     part = path.with_name(path.name + ".part.npy")
     try:
-        np.save(part, np.array(signatures, np.uint64).reshape(len(signatures), -1))
+        np.save(part, np.array(signatures, np.uint64) if signatures else np.zeros((0, 1), np.uint64))
         part.replace(path)
     except OSError as error:
         raise WriteError(f"can't write {path}: {error}") from error
