@@ -70,9 +70,9 @@ def make_shard(path: Path, vocab_size: int, megabytes: float) -> ShardReader:
         if left <= 0:
             break
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False))  # type: ignore[call-arg]
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False))
     with ShardWriter(path, vocab_size=vocab_size, vocabulary="bench") as writer:
         for text in filter(None, texts):
             writer.add(tokenizer.encode(text).ids)
@@ -228,7 +228,7 @@ class TransformersTrainer:
                 model=self.model,
                 args=options,
                 train_dataset=self.rows_of_text,
-                callbacks=[Clock()],  # type: ignore[arg-type]
+                callbacks=[Clock()],
             )
             trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -23,7 +23,7 @@ from whimbrel.train.packed_attention import attend
 def training_ops() -> OpTable:
     """The reference ops, with these functions in place of theirs; attention's memory does not grow with rows times keys."""
     ops = bind("reference")
-    own = {
+    own: dict[str, Any] = {
         "embedding": embedding,
         "norm_linear": norm_linear,
         "norm_swiglu": norm_swiglu,
