@@ -13,7 +13,12 @@ torch = pytest.importorskip("torch")
 from whimbrel.errors import FormatError, InvalidParameter, TrainingDiverged, WriteError
 from whimbrel.formats.shards import ShardWriter
 from whimbrel.models.config import ModelConfig
+from whimbrel.models.rope import rope_table
 from whimbrel.train import checkpoint
+from whimbrel.train.batches import IGNORED, Batch, Batches
+from whimbrel.train.mtp import mtp_loss, mtp_parameters, shifted
+from whimbrel.train.network import packed_hidden_states
+from whimbrel.train.ops import training_ops
 from whimbrel.train.parametrization import Optimizer, initial_parameters, initial_std, mup_config, rate_scale
 from whimbrel.train.pretrain import evaluate_loss, load_checkpoint, train_model
 from whimbrel.train.recipe import BatchShape, Recipe
@@ -88,6 +93,59 @@ def test_parts_are_the_same_step(tmp_path: Path, precision: str) -> None:
     assert [x for _, x in parts.curve] == pytest.approx(
         [x for _, x in one.curve], rel=1e-4 if precision == "fp32" else 0.02
     )
+
+
+def test_recomputed_layers_give_the_same_curve(tmp_path: Path) -> None:
+    data = shard(tmp_path)
+    plain = train_model(CONFIG, recipe(), data, tmp_path / "plain")
+    again = train_model(CONFIG, recipe(recompute=True), data, tmp_path / "again")
+    assert again.curve == plain.curve
+
+
+def test_fp8_learns_like_fp32(tmp_path: Path) -> None:
+    data = shard(tmp_path)
+    exact = train_model(CONFIG, recipe(30), data, tmp_path / "exact")
+    coarse = train_model(CONFIG, recipe(30, precision="fp8"), data, tmp_path / "coarse")
+    assert coarse.loss == pytest.approx(exact.loss, rel=0.05) and coarse.curve != exact.curve
+
+
+def test_mtp_learns_the_token_after_the_next(tmp_path: Path) -> None:
+    data = shard(tmp_path)
+    train_model(CONFIG, recipe(40, mtp=0.3), data, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["mtp"] < 0.75 * lines[0]["mtp"]
+    assert lines[0]["loss"] == pytest.approx(lines[0]["next"] + 0.3 * lines[0]["mtp"], rel=1e-3)
+    assert evaluate_loss(tmp_path / "run", data, sequence=32) < 2.5  # without the head
+
+
+def test_mtp_targets_stay_inside_their_piece() -> None:
+    """Pieces 10 11 12 and 20 21: the row before a piece's last is the last with a target."""
+    batch = Batch(
+        np.array([10, 11, 12, 20, 21], np.int32),
+        np.array([11, 12, 13, 21, 22]),
+        np.array([0, 1, 2, 0, 1], np.int32),
+        np.array([0, 3, 5], np.int32),
+    )
+    following, targets = shifted(batch)
+    assert following.tolist() == [11, 12, 12, 21, 21]
+    assert targets.tolist() == [12, 13, IGNORED, 22, IGNORED]
+
+
+def test_mtp_gradients_reach_the_trunk(tmp_path: Path) -> None:
+    trunk = initial_parameters(CONFIG, OPTIMIZER)
+    tensors = {**trunk, **mtp_parameters(CONFIG, trunk)}
+    batch = Batches(shard(tmp_path), sequence=32, rows=2).batch(0)
+    ops, rope = training_ops(), rope_table(CONFIG, 32)
+    hidden = packed_hidden_states(CONFIG, trunk, ops, rope, batch)
+    mtp_loss(CONFIG, tensors, ops, rope, batch, hidden).backward()
+    for name in (
+        "model.layers.0.self_attn.q_proj.weight",
+        "mtp.join.weight",
+        "mtp.mlp.up_proj.weight",
+        "lm_head.weight",
+    ):
+        gradient = tensors[name].grad
+        assert gradient is not None and bool(gradient.any()), name
 
 
 def test_a_decay_begins_at_any_stable_checkpoint(tmp_path: Path) -> None:
@@ -189,8 +247,9 @@ def test_contradictions_are_refused(tmp_path: Path, change: dict[str, object], m
 
 def test_values_are_checked() -> None:
     for make, message in (
-        (lambda: recipe(precision="fp8"), "precision 'fp8'"),
+        (lambda: recipe(precision="fp4"), "precision 'fp4'"),
         (lambda: recipe(clip=0), "clip 0"),
+        (lambda: recipe(mtp=-1), "mtp -1"),
         (lambda: recipe(keep_every=0), "keep_every 0"),
         (lambda: BatchShape(rows=2, parts=3), "2 rows can't be run in 3 parts"),
         (lambda: Optimizer(parametrization="other"), "choose mup or standard"),

@@ -4,11 +4,13 @@ There is no second definition of the network: only the op table differs from the
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from whimbrel.attention.dense_view import DenseView
 from whimbrel.attention.inputs import AttentionInputs
@@ -39,19 +41,34 @@ def hidden_states(
 
 
 def packed_hidden_states(
-    config: ModelConfig, tensors: Mapping[str, Tensor], ops: OpTable, rope: Any, batch: Batch
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    ops: OpTable,
+    rope: Any,
+    batch: Batch,
+    *,
+    recompute: bool = False,
 ) -> Tensor:
-    """Run a batch of packed pieces, each of which sees itself only: ``[T, hidden_size]`` before the final norm."""
+    """Run a batch of packed pieces, each of which sees itself only: ``[T, hidden_size]`` before the final norm.
+
+    ``recompute`` keeps nothing inside a layer and runs it again for its gradients: less memory, a third more work.
+    """
+    cache = DenseView(config.num_key_value_heads, config.head_dim)
+    params, inputs = decoder_params(config, tensors), packed_inputs(batch)
+    again = partial(checkpoint, use_reentrant=False) if recompute else None
+    return decoder.forward(params, config, ops, rope, inputs, cache, again)  # type: ignore[no-any-return]
+
+
+def packed_inputs(batch: Batch) -> AttentionInputs:
+    """What attention asks of a batch of whole pieces."""
     pieces = len(batch.cu_seqlens) - 1
-    inputs = AttentionInputs(
+    return AttentionInputs(
         token_ids=batch.token_ids,
         positions=batch.positions,
         cu_seqlens=batch.cu_seqlens,
         kv_lengths=np.diff(batch.cu_seqlens).astype(np.int32),
-        block_tables=np.full((pieces, 1), -1, np.int32),
+        block_tables=np.full((pieces, 1), -1, np.int32),  # DenseView has none
     )
-    cache = DenseView(config.num_key_value_heads, config.head_dim)
-    return decoder.forward(decoder_params(config, tensors), config, ops, rope, inputs, cache)  # type: ignore[no-any-return]
 
 
 def scores(config: ModelConfig, tensors: Mapping[str, Tensor], ops: OpTable, hidden: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ Measured on 2 cores of an AMD EPYC (Zen 4) with a model of 3 million parameters 
 ``docs/training.md``. Whatever these functions do not cover (packed weights, rounded activations) goes to the reference.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,15 +21,21 @@ from whimbrel.ops.norm_swiglu import reference as norm_swiglu_reference
 from whimbrel.ops.table import OpTable
 from whimbrel.train.packed_attention import attend
 
+Linear = Callable[[Tensor, Tensor], Tensor]
+"""``x W^T``: [T, K] and [N, K] to [T, N]."""
 
-def training_ops() -> OpTable:
-    """The reference ops, with these functions in place of theirs; attention's memory does not grow with rows times keys."""
+
+def training_ops(linear: Linear = functional.linear) -> OpTable:
+    """The reference ops, with these functions in place of theirs; attention's memory does not grow with rows times keys.
+
+    ``linear`` computes the projections of the layers (fp8's stands in ``train.fp8``); embedding and head stay as they are.
+    """
     ops = bind("reference")
     own: dict[str, Any] = {
         "embedding": embedding,
-        "norm_linear": norm_linear,
-        "norm_swiglu": norm_swiglu,
-        "linear_residual": linear_residual,
+        "norm_linear": partial(norm_linear, linear=linear),
+        "norm_swiglu": partial(norm_swiglu, linear=linear),
+        "linear_residual": partial(linear_residual, linear=linear),
         "attend": attend,
     }
     return replace(ops, **own, implementations={**ops.implementations, **dict.fromkeys(own, "train")})
@@ -52,6 +60,7 @@ def norm_linear(
     bias: Any | None = None,
     scale: float = 1.0,
     activations: str = "exact",
+    linear: Linear = functional.linear,
 ) -> Tensor:
     """``ops/norm_linear``: one product with all weights; the scale goes to its input, which is the smaller side."""
     if not _plain(activations, norm_weight, *weights):
@@ -59,25 +68,42 @@ def norm_linear(
             x, norm_weight, weights, eps=eps, bias=bias, scale=scale, activations=activations
         )
     normed = _norm(x, norm_weight, eps)
-    weight = weights[0] if len(weights) == 1 else torch.cat(weights)
-    return functional.linear(normed if scale == 1.0 else normed * scale, weight, bias)
+    if len(weights) == 1:  # the head
+        return functional.linear(normed if scale == 1.0 else normed * scale, weights[0], bias)
+    out = linear(normed if scale == 1.0 else normed * scale, torch.cat(weights))
+    return out if bias is None else out + bias
 
 
-def norm_swiglu(x: Tensor, norm_weight: Any, gate: Any, up: Any, *, eps: float, activations: str = "exact") -> Tensor:
+def norm_swiglu(
+    x: Tensor,
+    norm_weight: Any,
+    gate: Any,
+    up: Any,
+    *,
+    eps: float,
+    activations: str = "exact",
+    linear: Linear = functional.linear,
+) -> Tensor:
     """``ops/norm_swiglu``."""
     if not _plain(activations, norm_weight, gate, up):
         return norm_swiglu_reference.run(x, norm_weight, gate, up, eps=eps, activations=activations)
     normed = _norm(x, norm_weight, eps)
-    return functional.silu(functional.linear(normed, gate)) * functional.linear(normed, up)
+    return functional.silu(linear(normed, gate)) * linear(normed, up)
 
 
 def linear_residual(
-    x: Tensor, weight: Any, residual: Tensor, *, scale: float = 1.0, activations: str = "exact"
+    x: Tensor,
+    weight: Any,
+    residual: Tensor,
+    *,
+    scale: float = 1.0,
+    activations: str = "exact",
+    linear: Linear = functional.linear,
 ) -> Tensor:
     """``ops/linear_residual``: scaled and added in one pass."""
     if not _plain(activations, weight):
         return linear_residual_reference.run(x, weight, residual, scale=scale, activations=activations)
-    return torch.add(residual, functional.linear(x, weight), alpha=scale)
+    return torch.add(residual, linear(x, weight), alpha=scale)
 
 
 def _plain(activations: str, *weights: Any) -> bool:

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from whimbrel.models.rope import RopeTable, rope_table
 from whimbrel.ops.table import OpTable
 from whimbrel.train import checkpoint, loop, network
 from whimbrel.train.batches import IGNORED, Batch, Batches, Shards
+from whimbrel.train.fp8 import fp8_linear
+from whimbrel.train.mtp import PREFIX, mtp_loss, mtp_parameters
 from whimbrel.train.ops import training_ops
 from whimbrel.train.parameters import Parameters
 from whimbrel.train.parametrization import check_scalings, groups, initial_parameters
@@ -72,7 +73,9 @@ def train_model(
     batches = Batches(shards, sequence=recipe.batch.sequence, rows=recipe.batch.rows, seed=recipe.seed)
     _check_vocabulary(config, batches)
     parameters = parameters or initial_parameters(config, recipe.optimizer, recipe.seed)
-    ops, rope = training_ops(), rope_table(config, recipe.batch.sequence)
+    if recipe.mtp:
+        parameters = {**parameters, **mtp_parameters(config, parameters)}
+    student = Student(config, parameters, recipe)
     run = loop.Run(
         folder=folder,
         schedule=recipe.schedule,
@@ -89,7 +92,7 @@ def train_model(
         meta={"config": config.to_hf(), "recipe": as_plain(recipe), "vocabulary": batches.vocabulary},
         watchers=watchers,
     )
-    steps = loop.train(parameters, partial(_step_losses, config, parameters, ops, rope, batches, recipe), run)
+    steps = loop.train(parameters, lambda step: student.losses(batches.batch(step)), run)
     state = folder / checkpoint.LATEST
     measured = None if held_out is None else evaluate_loss(state, held_out, sequence=recipe.batch.sequence)
     curve = read_curve(folder)
@@ -139,13 +142,14 @@ def mean_loss(
 
 
 def load_checkpoint(path: str | Path) -> tuple[ModelConfig, dict[str, Tensor], dict[str, Any]]:
-    """Configuration, parameters and meta of a checkpoint that ``train_model`` wrote; a run's folder means its latest."""
+    """Configuration, parameters (without the MTP head) and meta of a checkpoint that ``train_model`` wrote; a run's folder means its latest."""
     file = Path(path) / checkpoint.LATEST if Path(path).is_dir() else Path(path)
     progress = checkpoint.load(file)
     if progress is None or "config" not in progress.meta:
         found = "there is no such file" if progress is None else "it does not name its model"
         raise FormatError(f"{file}: not a checkpoint of train_model: {found}")
-    return ModelConfig.from_hf(progress.meta["config"]), progress.parameters, progress.meta
+    tensors = {name: tensor for name, tensor in progress.parameters.items() if not name.startswith(PREFIX)}
+    return ModelConfig.from_hf(progress.meta["config"]), tensors, progress.meta
 
 
 def read_curve(folder: str | Path) -> tuple[tuple[int, float], ...]:
@@ -159,7 +163,14 @@ def token_loss(
 ) -> Tensor:
     """The sum of the learned tokens' losses in nats, a scalar."""
     hidden = network.packed_hidden_states(config, tensors, ops, rope, batch)
-    targets = torch.from_numpy(batch.targets)
+    return summed_loss(config, tensors, ops, hidden, batch)
+
+
+def summed_loss(
+    config: ModelConfig, tensors: Mapping[str, Tensor], ops: OpTable, hidden: Tensor, batch: Batch
+) -> Tensor:
+    """The same of a residual stream ``[T, hidden_size]`` that is there already."""
+    targets = torch.from_numpy(batch.targets).to(hidden.device)
     logits = network.scores(config, tensors, ops, hidden)
     return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
 
@@ -170,21 +181,33 @@ def as_plain(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps(plain, default=str))  # type: ignore[no-any-return]
 
 
-def _step_losses(
-    config: ModelConfig,
-    parameters: Parameters,
-    ops: OpTable,
-    rope: RopeTable,
-    batches: Batches,
-    recipe: Recipe,
-    step: int,
-) -> Iterator[loop.Losses]:
-    batch = batches.batch(step)
-    learned = max(1, batch.learned)
-    for part in batch.split(recipe.batch.parts):
-        with autocast(recipe.precision):
-            loss = token_loss(config, parameters, ops, rope, part) / learned
-        yield {"loss": loss}
+class Student:
+    """A model in training: the losses of a batch, as the recipe wants them computed."""
+
+    def __init__(self, config: ModelConfig, parameters: Mapping[str, Tensor], recipe: Recipe) -> None:
+        self.config, self.parameters, self.recipe = config, parameters, recipe
+        self.ops = training_ops(fp8_linear) if recipe.precision == "fp8" else training_ops()
+        self.rope = rope_table(config, recipe.batch.sequence)
+
+    def losses(self, batch: Batch) -> Iterator[loop.Losses]:
+        """Of each part of the batch: what it adds to the mean over all learned tokens."""
+        learned = max(1, batch.learned)
+        for part in batch.split(self.recipe.batch.parts):
+            with autocast(self.recipe.precision):
+                losses = self._part(part, learned)
+            yield losses
+
+    def _part(self, batch: Batch, learned: int) -> loop.Losses:
+        config, tensors = self.config, self.parameters
+        hidden = network.packed_hidden_states(
+            config, tensors, self.ops, self.rope, batch, recompute=self.recipe.recompute
+        )
+        loss = summed_loss(config, tensors, self.ops, hidden, batch) / learned
+        if not self.recipe.mtp:
+            return {"loss": loss}
+        # Positions of the second loss are fewer by one a piece; both are means over the same count.
+        second = mtp_loss(config, tensors, self.ops, self.rope, batch, hidden) / learned
+        return {"loss": loss + self.recipe.mtp * second, "next": loss.detach(), "mtp": second.detach()}
 
 
 def autocast(precision: str) -> contextlib.AbstractContextManager[Any]:

@@ -8,7 +8,7 @@ from whimbrel.train.parametrization import Optimizer
 from whimbrel.train.schedule import Schedule
 from whimbrel.train.spikes import SpikeRule
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,12 @@ class Recipe:
     clip: float = 1.0
     """the largest norm of the gradient"""
     precision: str = "fp32"
-    """fp32, or bf16: products of matrices in bf16 (autocast), weights and sums in fp32"""
+    """fp32; bf16: products of matrices in bf16 (autocast), weights and sums in fp32; fp8: the layers' projections
+    through block-wise FP8 operands, emulated (slow: to study the numbers), all else in fp32"""
+    recompute: bool = False
+    """activation checkpointing: layers run again for their gradients; less memory, a third more work"""
+    mtp: float = 0.0
+    """the weight of the multi-token prediction loss; 0 has no such head (DeepSeek-V3: 0.3, later 0.1)"""
     seed: int = 0
     """of the first weights and of the order of the data"""
     spikes: SpikeRule = field(default_factory=SpikeRule)
@@ -66,6 +71,8 @@ class Recipe:
             raise InvalidParameter(
                 f"clip {self.clip} must be above 0, log_every {self.log_every} and save_every {self.save_every} at least 1"
             )
+        if not 0 <= self.mtp:
+            raise InvalidParameter(f"mtp {self.mtp} is the weight of a loss; 0 or more was expected")
         for name, value in (("keep_every", self.keep_every), ("keep_last", self.keep_last)):
             if value is not None and value < 1:
                 raise InvalidParameter(f"{name} {value} must be at least 1, or left out")
