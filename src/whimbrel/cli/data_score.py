@@ -21,7 +21,7 @@ def score(
     strict: data.Strict = False,
     json: options.Json = False,
 ) -> None:
-    """Add quality_ultraclean, the probability of the positive label, to every document."""
+    """Add each document's quality, 0 to 1, to its line."""
     from whimbrel.data.reading.files import find
     from whimbrel.data.running.plan import Plan
 

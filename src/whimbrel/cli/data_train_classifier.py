@@ -38,7 +38,7 @@ def train_classifier(
     kind: data.Kind = None,
     json: options.Json = False,
 ) -> None:
-    """Train the quality classifier, and say how good it is on texts that it has not seen."""
+    """Train the quality classifier, and measure it."""
     from whimbrel.data.scoring.classifier import QualityClassifier
     from whimbrel.data.scoring.held_out import draw, measure
     from whimbrel.data.scoring.split import split
