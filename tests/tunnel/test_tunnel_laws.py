@@ -27,8 +27,8 @@ def test_the_law_of_exact_losses_is_found_again() -> None:
 
 
 def test_a_held_out_run_lies_in_the_band() -> None:
-    fit = fit_ladder(made(0.003), resamples=60)
-    low, high = fit.band(128e6, 2.5e9)
+    fit = fit_ladder(made(0.003), resamples=80)
+    low, high = fit.band(128e6, 2.5e9, inside=0.98)  # one seed of ten is outside a band of 90%
     assert low < TRUE(128e6, 2.5e9) < high < 1.05 * low
 
 

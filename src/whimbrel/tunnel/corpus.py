@@ -31,7 +31,7 @@ def documents(path: str | Path) -> Iterator[str]:
         raise FormatError(f"{path}: the text can't be read: {error}") from None
 
 
-def prepare(text: str | Path, folder: str | Path, *, vocab_size: int = 2048, held_out_tokens: int = 1 << 16) -> Path:
+def prepare(text: str | Path, folder: str | Path, *, vocab_size: int = 2048, held_out_tokens: int = 1 << 15) -> Path:
     """Train the BPE on the text and write ``tokenizer.json``, ``train.shard`` and ``held_out.shard`` into ``folder``.
 
     What is there from the same text and vocabulary is kept. Raises FormatError for too little text (held out are whole
