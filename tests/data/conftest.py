@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 def paragraphs() -> list[str]:
     """Clean prose: paragraphs of the repository's own documentation."""
     pages = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples" / "documents").glob("*.txt"))]
-    texts = [part for page in pages for part in page.read_text(encoding="utf-8").split("\n\n")]
+    parts = [part for page in pages for part in page.read_text(encoding="utf-8").split("\n\n")]
+    texts = ["\n".join(part.split("\n")[at : at + 4]) for part in parts for at in range(0, part.count("\n") + 1, 4)]
     return [text for text in texts if len(text) > 120][:600]
 
 

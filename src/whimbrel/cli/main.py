@@ -13,6 +13,7 @@ from whimbrel.cli import (  # noqa: F401  (register)
     data_filter,
     data_score,
     data_train_classifier,
+    data_verify,
     doctor,
     eval_conditional,
     eval_niah,

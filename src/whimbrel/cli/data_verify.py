@@ -1,0 +1,139 @@
+"""``whimbrel data verify`` and ``whimbrel data ultraclean``: which data makes a better model, proven by annealing."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from whimbrel.cli import data, options, terminal
+from whimbrel.cli.shell import verb
+from whimbrel.errors import InvalidParameter
+
+if TYPE_CHECKING:
+    from whimbrel.data.proof.verify import Verification
+
+
+@verb("verify", group=data.group)
+def verify_candidates(
+    candidates: Annotated[list[str], typer.Argument(metavar="NAME=SHARDS...", help="Candidate sets, as token shards.")],
+    base: Annotated[Path, typer.Option("--base", help="A checkpoint of the trainer, almost trained.")],
+    default: Annotated[list[str], typer.Option("--default", help="Shards of the default mix.")],
+    held_out: Annotated[list[str], typer.Option("--held-out", help="NAME=SHARDS; each document is an item.")],
+    output: data.Output,
+    tokens: Annotated[Any, typer.Option("--tokens", parser=options.quantity, help="Of one annealing.")] = "1m",
+    seeds: Annotated[int, typer.Option("--seeds", help="Runs of each candidate.", min=1)] = 3,
+    share: Annotated[float, typer.Option("--share", help="Of the candidate in its mix.")] = 0.3,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Also train every arm from scratch, to compare.")
+    ] = False,
+    scratch_tokens: Annotated[
+        Any, typer.Option("--scratch-tokens", parser=options.quantity, help="Of those; 0: ten times --tokens.")
+    ] = "0",
+    sequence: Annotated[int, typer.Option("--sequence")] = 512,
+    rows: Annotated[int, typer.Option("--rows", help="Of a batch.")] = 8,
+    json: options.Json = False,
+) -> None:
+    """Anneal an almost-trained model on 30% candidate and 70% default mix, and decide with statistics."""
+    from whimbrel.data.proof.anneal import Annealer
+    from whimbrel.data.proof.verify import verify
+
+    annealer = Annealer(
+        base=str(base),
+        default=tuple(_shards(default)),
+        held_out={name: tuple(found) for name, found in _named(held_out).items()},
+        tokens=tokens,
+        scratch_tokens=scratch_tokens,
+        sequence=sequence,
+        rows=rows,
+    )
+    sets = _named(candidates)
+    results = []
+    for scratch in (False, True)[: 1 + from_scratch]:
+        terminal.note(f"{(len(sets) + 1) * seeds} runs {'from scratch' if scratch else 'of annealing'}")
+        results.append(
+            verify(
+                sets,
+                annealer,
+                output,
+                seeds=range(seeds),
+                share=share,
+                from_scratch=scratch,
+                on_run=lambda arm, outcome: terminal.note(f"{arm.name}, seed {arm.seed}: {outcome.seconds:.0f} s"),
+            )
+        )
+    if json:
+        terminal.result_json({"verifications": [result.json() for result in results]})
+        return
+    for result in results:
+        _tell(result)
+    if len(results) == 2:
+        same = results[0].ranking == results[1].ranking
+        cost = results[0].tokens_per_run / results[1].tokens_per_run
+        terminal.result(f"the two rankings are {'the same' if same else 'different'}, at {cost:.3f} of the tokens")
+
+
+def _tell(result: "Verification") -> None:
+    what = "from scratch" if result.from_scratch else "annealing"
+    rows = []
+    for name in result.ranking:
+        found = result.decisions[name]
+        rows.append((name, f"{found.gain.mean:+.4f}", f"{found.gain.error:.4f}", found.verdict))
+    terminal.table((what, "gain, nats/token", "standard error", "decision"), rows)
+    seconds = f"{result.seconds:,.0f} s"
+    terminal.note(f"{result.tokens_per_run:,} tokens a run, {result.tokens:,} in all, {seconds}")
+
+
+def _named(values: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for value in values:
+        name, equals, pattern = value.partition("=")
+        if not equals or not name or not pattern:
+            raise InvalidParameter(f"{value!r} has no name; write NAME=SHARDS, as clean=out/clean")
+        found.setdefault(name, []).extend(_shards([pattern]))
+    return found
+
+
+def _shards(patterns: list[str]) -> list[str]:
+    """Files, or all shards of folders."""
+    found = []
+    for pattern in patterns:
+        path = Path(pattern)
+        files = sorted(path.rglob("*.shard")) if path.is_dir() else [path]
+        if not files or not files[0].is_file():
+            raise InvalidParameter(f"no token shards at {pattern}; `whimbrel data filter --format shards` makes them")
+        found += [str(file) for file in files]
+    return found
+
+
+@verb("ultraclean", group=data.group)
+def run_ultraclean(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml")],
+    output: data.Output,
+    workers: data.Workers = None,
+    json: options.Json = False,
+) -> None:
+    """Seeds, verification, classifier, filtered sample, verification, and again; then filter everything."""
+    from dataclasses import asdict
+
+    from whimbrel.data.proof.anneal import Annealer
+    from whimbrel.data.proof.loop import ultraclean
+    from whimbrel.data.proof.recipe import read_recipe
+    from whimbrel.data.running.local import LocalRunner
+
+    read = read_recipe(recipe)
+    annealer = Annealer(
+        base=read.base,
+        default=tuple(_shards(read.default)),
+        held_out={name: tuple(_shards(found)) for name, found in read.held_out_sets.items()},
+        tokens=read.tokens,
+        sequence=read.sequence,
+        rows=read.rows,
+    )
+    report = ultraclean(
+        read, annealer, LocalRunner(workers), output, on_event=terminal.note,
+        on_run=lambda arm, outcome: terminal.note(f"{arm.name}, seed {arm.seed}: {outcome.seconds:.0f} s"),
+    )  # fmt: skip
+    if json:
+        terminal.result_json(asdict(report))
+        return
+    terminal.result((output / "report.md").read_text())

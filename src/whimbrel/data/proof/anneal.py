@@ -1,0 +1,173 @@
+"""Verification's ``train_and_score`` with this package's trainer: the only file of ``data`` that knows it. Extra ``[torch]``.
+
+An arm's shard is mixed first: documents of the default mix until (1 - share) of the tokens are there, in an order that the
+seed decides, then the candidate's (for the baseline, the default mix's next ones). So arms of one seed share the default part.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whimbrel.data.proof.arm import Arm, Outcome
+from whimbrel.errors import InvalidParameter, MissingExtra
+from whimbrel.formats.shards import ShardReader, ShardWriter, open_shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annealer:
+    """``base``: a checkpoint of ``train_model``; ``default``: shards of the default mix; ``held_out``: benchmark -> shards.
+
+    Every document of a held-out shard is an item, its score the negated mean loss per token, up to ``sequence`` tokens of it.
+    The learning rate starts at ``peak_share`` of the base's peak and falls to a twentieth of that.
+    """
+
+    base: str
+    default: tuple[str, ...]
+    held_out: Mapping[str, tuple[str, ...]]
+    tokens: int
+    scratch_tokens: int = 0
+    """of an arm that is trained from scratch; 0: ten times ``tokens``"""
+    sequence: int = 512
+    rows: int = 8
+    peak_share: float = 0.1
+    decay: str = "exponential"
+    items: int = 200
+    """documents of each benchmark"""
+    threads: int = 0
+    """0: as torch finds them"""
+    work: str | None = None
+
+    def __call__(self, arm: Arm) -> Outcome:
+        """Train one arm and score it. Raises MissingExtra, InvalidParameter, FormatError, and what the trainer raises."""
+        torch = _torch()
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        from whimbrel.train.pretrain import load_checkpoint, train_model
+
+        began = time.perf_counter()
+        config, parameters, meta = load_checkpoint(self.base)
+        folder = Path(tempfile.mkdtemp(prefix="anneal-", dir=self.work))
+        try:
+            budget = (self.scratch_tokens or 10 * self.tokens) if arm.from_scratch else self.tokens
+            mixed = mix(arm, self.default, budget, folder / "mix.shard")
+            for tensor in parameters.values():
+                tensor.requires_grad_(True)
+            recipe = self._recipe(arm, budget, meta)
+            fresh = None if arm.from_scratch else parameters
+            result = train_model(config, recipe, [mixed], folder / "run", parameters=fresh)  # type: ignore[arg-type]
+            scores = {name: self._scores(result.checkpoint, shards) for name, shards in self.held_out.items()}
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        notes = {"loss": result.loss, "steps": result.steps}
+        return Outcome(scores=scores, tokens=result.tokens, seconds=time.perf_counter() - began, notes=notes)
+
+    def _recipe(self, arm: Arm, budget: int, meta: Mapping[str, Any]) -> Any:
+        """The base's optimizer; its peak from scratch, ``peak_share`` of it for annealing."""
+        from whimbrel.train.parametrization import Optimizer
+        from whimbrel.train.recipe import BatchShape, Recipe
+        from whimbrel.train.schedule import WSD
+
+        kept = dict(meta["recipe"]["optimizer"])
+        kept["betas"] = tuple(kept["betas"])
+        peak = float(meta["recipe"]["schedule"]["peak"])
+        steps = max(budget // (self.sequence * self.rows), 2)
+        warmup = min(max(steps // 20, 1), steps - 1)
+        decay = max(steps // 10, 1) if arm.from_scratch else steps - warmup
+        schedule = WSD(
+            peak=peak if arm.from_scratch else peak * self.peak_share, warmup=warmup, total=steps,
+            decay=min(decay, steps - warmup), kind=self.decay,
+        )  # fmt: skip
+        return Recipe(
+            schedule=schedule,
+            optimizer=Optimizer(**kept),
+            batch=BatchShape(sequence=self.sequence, rows=self.rows),
+            seed=arm.seed,
+            save_every=max(steps, 1),
+        )
+
+    def _scores(self, checkpoint: Path, shards: Sequence[str]) -> NDArray[np.float64]:
+        """Negated mean loss per token of each document."""
+        torch = _torch()
+        from whimbrel.models.rope import rope_table
+        from whimbrel.train.batches import Batch
+        from whimbrel.train.ops import training_ops
+        from whimbrel.train.pretrain import load_checkpoint, token_loss
+
+        config, parameters, _ = load_checkpoint(checkpoint)
+        ops, rope = training_ops(), rope_table(config, self.sequence)
+        scores = []
+        with torch.no_grad():
+            for ids in _documents(shards, self.sequence + 1):
+                length = len(ids) - 1
+                batch = Batch(
+                    ids[:-1].astype(np.int32),
+                    ids[1:].astype(np.int64),
+                    np.arange(length, dtype=np.int32),
+                    np.array([0, length], np.int32),
+                )
+                scores.append(-token_loss(config, parameters, ops, rope, batch).item() / length)
+                if len(scores) == self.items:
+                    break
+        if not scores:
+            raise InvalidParameter(f"{', '.join(shards)}: no document of two tokens or more to score")
+        return np.array(scores)
+
+
+def mix(arm: Arm, default: Sequence[str], tokens: int, path: Path) -> Path:
+    """Write an arm's shard of ``tokens`` tokens, the last document cut. Raises InvalidParameter when texts do not suffice.
+
+    The candidate is repeated when it is smaller than its share, as an annealing would see it again.
+    """
+    order = np.random.default_rng(arm.seed)
+    readers = open_shards(default)
+    places = [(reader, at) for reader in readers for at in range(len(reader))]
+    shuffled = [places[at] for at in order.permutation(len(places))]
+    share = round(tokens * arm.share)
+    header = readers[0].header
+    with ShardWriter(path, vocab_size=header.vocab_size, vocabulary=header.vocabulary) as made:
+        source = iter(shuffled)
+        _fill(made, source, tokens - share, "the default mix")
+        if arm.candidate:
+            picked = open_shards(arm.candidate, vocabulary=header.vocabulary)
+            source = _again([(reader, at) for reader in picked for at in range(len(reader))], order)
+        _fill(made, source, share, arm.name)
+    return path
+
+
+def _fill(made: ShardWriter, source: "Iterator[tuple[ShardReader, int]]", tokens: int, name: str) -> None:
+    left = tokens
+    while left > 0:
+        place = next(source, None)
+        if place is None:
+            raise InvalidParameter(f"{name} has {left:,} tokens too few for a run; give more text or fewer tokens")
+        ids = place[0][place[1]][:left]
+        made.add(ids)
+        left -= len(ids)
+
+
+def _again(places: list[tuple[ShardReader, int]], order: np.random.Generator) -> "Iterator[tuple[ShardReader, int]]":
+    while True:
+        for at in order.permutation(len(places)):
+            yield places[at]
+
+
+def _documents(shards: Sequence[str], longest: int) -> "Iterator[NDArray[Any]]":
+    for reader in open_shards(shards):
+        for at in range(len(reader)):
+            if len(reader[at]) > 1:
+                yield np.asarray(reader[at][:longest])
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtra("training needs torch: `pip install whimbrel[torch]`") from error
+    return torch
