@@ -26,8 +26,13 @@ def write_transfer(found: Sequence[Transfer], path: str | Path) -> None:
             ended = [(rate, loss) for rate, loss in result.losses if loss is not None]
             axes.plot(*zip(*ended, strict=True), "o-", color=color, label=f"width {result.width}")
             axes.plot([result.best_rate], [result.best_loss], "*", color=color, markersize=16)
-        title = f"{TITLES.get(one.parametrization, one.parametrization)}: optimum moves 2^{one.moves:.0f}"
+        title = (
+            f"{TITLES.get(one.parametrization, one.parametrization)}: best rates within a factor of {2**one.moves:.3g}"
+        )
         axes.set(xscale="log", xlabel="learning rate", ylabel="held-out loss, nats per token", title=title)
+        rates = sorted({rate for result in one.widths for rate, _ in result.losses})
+        axes.set_xticks(rates, [f"{rate:.2g}" for rate in rates], rotation=45)
+        axes.minorticks_off()
         axes.legend()
     _save(figure, path)
 
