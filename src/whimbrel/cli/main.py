@@ -30,6 +30,7 @@ from whimbrel.cli import (  # noqa: F401  (register)
     run,
     serve,
     show,
+    train,
     tunnel_fits,
     tunnel_runs,
 )

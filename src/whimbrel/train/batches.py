@@ -61,13 +61,17 @@ class Batch:
 class Batches:
     """Batches of ``rows`` rows of up to ``sequence`` tokens from token shards; ``batch(step)`` is what step ``step`` sees."""
 
-    def __init__(self, shards: Shards, *, sequence: int, rows: int, seed: int = 0) -> None:
-        """Raises InvalidParameter for sizes below 1 and for fewer rows in the shards than one batch needs."""
+    def __init__(
+        self, shards: Shards, *, sequence: int, rows: int, seed: int = 0, lengths: tuple[int, int | None] = (0, None)
+    ) -> None:
+        """``lengths``: only documents of more inputs than the first, and at most as many as the second.
+
+        Raises InvalidParameter for sizes below 1 and for fewer rows in the shards than one batch needs."""
         if min(sequence, rows) < 1:
             raise InvalidParameter(f"sequence {sequence} and rows {rows} must be at least 1")
         self.sequence, self.rows, self.seed = sequence, rows, seed
         self.shards = as_readers(shards)
-        self._pieces = _cut(self.shards, sequence)
+        self._pieces = _cut(self.shards, sequence, lengths)
         self._epoch, self._plan = -1, list[Int64]()
         self._enter(0)
         self.row_count = len(self._plan)
@@ -169,14 +173,16 @@ def pack(lengths: Int64, size: int, rng: np.random.Generator) -> list[Int64]:
     return [np.array(row, np.int64) for row in rows]
 
 
-def _cut(shards: Sequence[ShardReader], sequence: int) -> Int64:
+def _cut(shards: Sequence[ShardReader], sequence: int, chosen: tuple[int, int | None]) -> Int64:
     """Pieces as (shard, first token, inputs), [pieces, 3]; a document of one token has nothing to predict."""
     parts = []
     for index, shard in enumerate(shards):
         lengths = shard.lengths()
         starts, inputs = shard.ends.astype(np.int64) - lengths, lengths - 1
+        kept = (inputs > chosen[0]) & (inputs <= (chosen[1] or inputs.max()))
+        starts, inputs = starts[kept], inputs[kept]
         counts = -(-inputs // sequence)
-        document = np.repeat(np.arange(len(lengths)), counts)
+        document = np.repeat(np.arange(len(inputs)), counts)
         number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
         length = np.minimum(sequence, inputs[document] - number * sequence)
         parts.append(np.stack([np.full(len(document), index), starts[document] + number * sequence, length], 1))

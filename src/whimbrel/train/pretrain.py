@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from whimbrel.errors import FormatError
+from whimbrel.errors import FormatError, InvalidParameter
 from whimbrel.models.config import ModelConfig
 from whimbrel.models.rope import RopeTable, rope_table
 from whimbrel.ops.table import OpTable
 from whimbrel.train import checkpoint, loop, network
 from whimbrel.train.batches import IGNORED, Batch, Batches, Shards
 from whimbrel.train.fp8 import fp8_linear
+from whimbrel.train.lora import Lora, lora_parameters, merged
+from whimbrel.train.mixed import Mixed, open_batches
 from whimbrel.train.mtp import PREFIX, mtp_loss, mtp_parameters
 from whimbrel.train.ops import training_ops
 from whimbrel.train.parameters import Parameters
@@ -61,6 +63,7 @@ def train_model(
     held_out: Shards | None = None,
     watchers: Sequence[loop.Watcher] = (),
     parameters: Parameters | None = None,
+    lora: Lora | None = None,
 ) -> TrainResult:
     """Train from fresh weights (or ``parameters``, changed in place) until the schedule ends; goes on where it was stopped.
 
@@ -70,12 +73,22 @@ def train_model(
     """
     started, folder = time.perf_counter(), Path(folder)
     check_scalings(config, recipe.optimizer)
-    batches = Batches(shards, sequence=recipe.batch.sequence, rows=recipe.batch.rows, seed=recipe.seed)
+    if lora is not None and (recipe.mtp or recipe.optimizer.parametrization == "mup" or parameters is None or held_out):
+        raise InvalidParameter(
+            "lora changes a model that exists, with one rate for all: give parameters, set the optimizer's parametrization "
+            "to standard and mtp to 0, and hold nothing out (measure the merged model)"
+        )
+    batches = open_batches(shards, recipe.batch, recipe.seed)
     _check_vocabulary(config, batches)
     parameters = parameters or initial_parameters(config, recipe.optimizer, recipe.seed)
+    base: Parameters | None = None
+    if lora is not None:
+        base, parameters = parameters, lora_parameters(parameters, lora, recipe.seed)
+        for tensor in base.values():
+            tensor.requires_grad_(False)
     if recipe.mtp:
         parameters = {**parameters, **mtp_parameters(config, parameters)}
-    student = Student(config, parameters, recipe)
+    student = Student(config, parameters, recipe, base, lora)
     run = loop.Run(
         folder=folder,
         schedule=recipe.schedule,
@@ -102,7 +115,7 @@ def train_model(
         held_out_loss=measured,
         curve=curve,
         steps=steps,
-        tokens=round(steps * batches.tokens_per_epoch / batches.steps_per_epoch),
+        tokens=round(steps * batches.tokens_per_step),
         seconds=time.perf_counter() - started,
         checkpoint=state,
         ended_early=steps < recipe.schedule.total,
@@ -184,8 +197,16 @@ def as_plain(recipe: Recipe) -> dict[str, Any]:
 class Student:
     """A model in training: the losses of a batch, as the recipe wants them computed."""
 
-    def __init__(self, config: ModelConfig, parameters: Mapping[str, Tensor], recipe: Recipe) -> None:
-        self.config, self.parameters, self.recipe = config, parameters, recipe
+    def __init__(
+        self,
+        config: ModelConfig,
+        parameters: Mapping[str, Tensor],
+        recipe: Recipe,
+        base: Mapping[str, Tensor] | None = None,
+        lora: Lora | None = None,
+    ) -> None:
+        """With ``lora``, ``parameters`` are its changes of the frozen ``base``."""
+        self.config, self.parameters, self.recipe, self.base, self.lora = config, parameters, recipe, base, lora
         self.ops = training_ops(fp8_linear) if recipe.precision == "fp8" else training_ops()
         self.rope = rope_table(config, recipe.batch.sequence)
 
@@ -199,6 +220,8 @@ class Student:
 
     def _part(self, batch: Batch, learned: int) -> loop.Losses:
         config, tensors = self.config, self.parameters
+        if self.base is not None and self.lora is not None:
+            tensors = merged(self.base, self.parameters, self.lora)
         hidden = network.packed_hidden_states(
             config, tensors, self.ops, self.rope, batch, recompute=self.recipe.recompute
         )
@@ -215,7 +238,7 @@ def autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
-def _check_vocabulary(config: ModelConfig, batches: Batches) -> None:
+def _check_vocabulary(config: ModelConfig, batches: Batches | Mixed) -> None:
     if batches.vocab_size > config.vocab_size:
         raise FormatError(
             f"the shards' vocabulary has {batches.vocab_size} tokens, the model's {config.vocab_size}; "

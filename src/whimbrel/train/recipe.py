@@ -19,11 +19,20 @@ class BatchShape:
     rows: int = 16
     parts: int = 1
     """the step's pieces are run in so many parts, whose gradients are added up: less memory, the same step"""
+    bounds: tuple[int, ...] = ()
+    """lengths of documents that separate classes of which every step sees equally many rows (``long``), ascending and
+    below ``sequence``: (4096, 12288, 24576) with 32768 are the paper's four; empty: documents as they come"""
 
     def __post_init__(self) -> None:
         if min(self.sequence, self.rows, self.parts) < 1:
             raise InvalidParameter(
                 f"batch: sequence {self.sequence}, rows {self.rows} and parts {self.parts} must be at least 1"
+            )
+        classes = (0, *self.bounds, self.sequence)
+        if list(classes) != sorted(set(classes)) or self.rows % (len(classes) - 1):
+            raise InvalidParameter(
+                f"batch: bounds {list(self.bounds)} must ascend from above 0 to below sequence {self.sequence}, and rows "
+                f"{self.rows} be a multiple of {len(classes) - 1}, the number of classes"
             )
         if self.parts > self.rows:
             raise InvalidParameter(
