@@ -1,5 +1,6 @@
 """``whimbrel train``: pre-training, longer contexts, fine-tuning, from recipe files."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -113,10 +114,8 @@ def _train(
 
     if gguf is not None and export is None:
         raise UsageError("--gguf is made from the exported folder: give --export too")
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise MissingExtra("training needs torch: pip install 'whimbrel[torch]'") from None
+    if find_spec("torch") is None:
+        raise MissingExtra("training needs torch: pip install 'whimbrel[train]'")
     from whimbrel.train.modes import export_lora, export_run, run_recipe
     from whimbrel.train.recipe_file import read_recipe
 
