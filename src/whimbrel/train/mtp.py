@@ -20,7 +20,7 @@ from whimbrel.models import decoder
 from whimbrel.models.config import ModelConfig
 from whimbrel.ops.table import OpTable
 from whimbrel.train.batches import IGNORED, Batch
-from whimbrel.train.network import packed_inputs, scores
+from whimbrel.train.network import packed_inputs, summed_loss
 from whimbrel.train.parameters import Parameters, decoder_params
 
 PREFIX = "mtp."
@@ -62,10 +62,7 @@ def mtp_loss(
     layer = decoder_params(config, {**tensors, **renamed}).layers[-1]
     cache = DenseView(config.num_key_value_heads, config.head_dim)
     out = decoder.block(joined, layer, 0, config, ops, rope, packed_inputs(batch), cache)
-    logits = scores(config, tensors, ops, out)
-    return functional.cross_entropy(
-        logits.float(), torch.from_numpy(targets).to(logits.device), ignore_index=IGNORED, reduction="sum"
-    )
+    return summed_loss(config, tensors, out, torch.from_numpy(targets).to(out.device))
 
 
 def shifted(batch: Batch) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

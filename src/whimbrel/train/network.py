@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from whimbrel.attention.dense_view import DenseView
@@ -18,6 +19,7 @@ from whimbrel.models import decoder
 from whimbrel.models.config import ModelConfig
 from whimbrel.ops.table import OpTable
 from whimbrel.train.batches import Batch
+from whimbrel.train.head_loss import head_loss
 from whimbrel.train.parameters import decoder_params
 
 Ids = npt.NDArray[np.int32]
@@ -74,3 +76,11 @@ def packed_inputs(batch: Batch) -> AttentionInputs:
 def scores(config: ModelConfig, tensors: Mapping[str, Tensor], ops: OpTable, hidden: Tensor) -> Tensor:
     """Logits ``[R, vocab_size]`` of rows ``[R, hidden_size]``."""
     return decoder.logits(decoder_params(config, tensors), config, ops, hidden)  # type: ignore[no-any-return]
+
+
+def summed_loss(config: ModelConfig, tensors: Mapping[str, Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross entropy of ``scores`` with targets ``[R]``, without ever holding all logits."""
+    names, tied = config.family.hf_model_names, config.tie_word_embeddings
+    normed = functional.rms_norm(hidden, hidden.shape[-1:], tensors[names["norm"]], config.rms_norm_eps)
+    scaled = normed if config.logit_scale == 1.0 else normed * config.logit_scale
+    return head_loss(scaled, tensors[names["embed_tokens" if tied else "lm_head"]], targets)

@@ -4,13 +4,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from whimbrel.ops.attend.reference import listed
+from whimbrel.train.causal_attention import causal_attention
 from whimbrel.train.sparse_attention import dense_attention, listed_attention
 
-SHORT = 512
-"""Up to this length whole score matrices are faster than torch's tiled attention (3x at 128 tokens, 1 thread of AMX)."""
+LONGEST = 2048
+"""Up to this length products of matrices (``causal_attention``) are faster than torch's tiled attention, whose memory grows
+with the length only."""
 
 MASKED = 4096
 """Up to this many keys a mask over all of them is faster than gathered blocks: 0.74 and 1.2 s of one
@@ -21,30 +22,19 @@ def attend(q: Tensor, inputs: Any, cache: Any, layer: int, *, scale: float, bloc
     """``ops/attend`` for whole sequences without tree masks: ``[T, H, D]`` to ``[T, H * D]``."""
     bounds = list(zip(inputs.cu_seqlens[:-1].tolist(), inputs.cu_seqlens[1:].tolist(), strict=True))
     stored = [cache.read(layer, sequence, inputs) for sequence in range(len(bounds))]
-    if blocks is None and len({len(keys) for keys, _ in stored} | {end - first for first, end in bounds}) == 1:
-        return _dense_batch(q, stored, scale)
+    longest = max(len(keys) for keys, _ in stored)
+    if (
+        blocks is None
+        and longest <= LONGEST
+        and all(len(k) == end - first for (k, _), (first, end) in zip(stored, bounds, strict=True))
+    ):
+        keys, values = (torch.cat([pair[part] for pair in stored]) for part in (0, 1))
+        return causal_attention(q, keys, values, bounds, scale).flatten(1)
     parts = []
     for (first, end), (keys, values) in zip(bounds, stored, strict=True):
         lists = None if blocks is None else blocks[:, first:end]
         parts.append(_one(q[first:end], keys, values, lists, scale))
     return torch.cat(parts).flatten(1)
-
-
-def _dense_batch(q: Tensor, stored: list[tuple[Tensor, Tensor]], scale: float) -> Tensor:
-    """Sequences of equal length at once."""
-    queries = q.unflatten(0, (len(stored), -1)).transpose(1, 2)
-    repeats = q.shape[1] // stored[0][0].shape[1]
-    keys, values = (
-        torch.stack([pair[part] for pair in stored]).transpose(1, 2).repeat_interleave(repeats, 1) for part in (0, 1)
-    )
-    if queries.shape[2] > SHORT:
-        out = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=scale)
-    else:
-        future = torch.full((queries.shape[2],) * 2, -torch.inf, device=q.device).triu(1).to(q.dtype)
-        flat = (queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2), values.flatten(0, 1))
-        probabilities = torch.softmax(torch.baddbmm(future, flat[0], flat[1], alpha=scale), -1)
-        out = (probabilities @ flat[2]).view(queries.shape)
-    return out.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def _one(q: Tensor, keys: Tensor, values: Tensor, lists: Tensor | None, scale: float) -> Tensor:

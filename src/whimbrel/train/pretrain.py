@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from whimbrel.errors import FormatError, InvalidParameter
 from whimbrel.models.config import ModelConfig
 from whimbrel.models.rope import RopeTable, rope_table
 from whimbrel.ops.table import OpTable
 from whimbrel.train import checkpoint, loop, network
-from whimbrel.train.batches import IGNORED, Batch, Batches, Shards
+from whimbrel.train.batches import Batch, Batches, Shards
 from whimbrel.train.fp8 import fp8_linear
 from whimbrel.train.lora import Lora, lora_parameters, merged
 from whimbrel.train.mixed import Mixed, open_batches
@@ -176,16 +175,12 @@ def token_loss(
 ) -> Tensor:
     """The sum of the learned tokens' losses in nats, a scalar."""
     hidden = network.packed_hidden_states(config, tensors, ops, rope, batch)
-    return summed_loss(config, tensors, ops, hidden, batch)
+    return summed_loss(config, tensors, hidden, batch)
 
 
-def summed_loss(
-    config: ModelConfig, tensors: Mapping[str, Tensor], ops: OpTable, hidden: Tensor, batch: Batch
-) -> Tensor:
+def summed_loss(config: ModelConfig, tensors: Mapping[str, Tensor], hidden: Tensor, batch: Batch) -> Tensor:
     """The same of a residual stream ``[T, hidden_size]`` that is there already."""
-    targets = torch.from_numpy(batch.targets).to(hidden.device)
-    logits = network.scores(config, tensors, ops, hidden)
-    return functional.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+    return network.summed_loss(config, tensors, hidden, torch.from_numpy(batch.targets).to(hidden.device))
 
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:
@@ -225,7 +220,7 @@ class Student:
         hidden = network.packed_hidden_states(
             config, tensors, self.ops, self.rope, batch, recompute=self.recipe.recompute
         )
-        loss = summed_loss(config, tensors, self.ops, hidden, batch) / learned
+        loss = summed_loss(config, tensors, hidden, batch) / learned
         if not self.recipe.mtp:
             return {"loss": loss}
         # Positions of the second loss are fewer by one a piece; both are means over the same count.
