@@ -11,6 +11,7 @@ from whimbrel.cli import (  # noqa: F401  (register)
     config,
     data_explain,
     data_filter,
+    data_generate,
     data_score,
     data_train_classifier,
     data_verify,
