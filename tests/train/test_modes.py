@@ -296,6 +296,23 @@ def test_a_longer_context_with_sparse_attention(tmp_path: Path, base: Path) -> N
         BatchShape(sequence=256, rows=3, bounds=(64,))
 
 
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    """FSDP2 over gloo, by torchrun as people start it: the losses of one process, and the same weights."""
+    path = pretraining(tmp_path)
+    one = run_recipe(read_recipe(path, "pretrain"), tmp_path / "one", write=lambda line: None)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "whimbrel.train.distributed", str(path), str(tmp_path / "two")]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "after 12 steps of 2 processes" in done.stdout
+    losses = [loss for _, loss in read_curve(tmp_path / "two")]
+    assert losses == pytest.approx([loss for _, loss in one.curve], rel=2e-4)
+    ours, theirs = load_checkpoint(tmp_path / "two")[1], load_checkpoint(tmp_path / "one")[1]
+    assert all(torch.allclose(ours[name], theirs[name], atol=2e-3) for name in theirs)
+
+
 def test_bad_conversations_are_named(tmp_path: Path) -> None:
     (tmp_path / "talk.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}]}\n{"text": "b"}\n')
     with pytest.raises(FormatError, match="line 2: "):

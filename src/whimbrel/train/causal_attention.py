@@ -45,7 +45,7 @@ class _Causal(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, *kept = ctx.saved_tensors
         groups = k.shape[1]
         of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
@@ -84,12 +84,13 @@ def _tiles(length: int) -> list[tuple[int, int]]:
 
 def _grouped(x: Tensor, first: int, end: int, equal: int) -> Tensor:
     """Keys or values as [pieces * G, n, D]."""
-    return x[first:end].unflatten(0, (equal, -1)).transpose(1, 2).flatten(0, 1)
+    whole: Tensor = x[first:end].unflatten(0, (equal, -1))
+    return whole.transpose(1, 2).flatten(0, 1)
 
 
 def _rows(x: Tensor, k: Tensor, first: int, end: int, equal: int, start: int, stop: int) -> Tensor:
     """Rows [start, stop) of each piece, the heads of a group after each other: [pieces * G, H / G * rows, D]."""
-    part = x[first:end].unflatten(0, (equal, -1))[:, start:stop].unflatten(2, (k.shape[1], -1))
+    part: Tensor = x[first:end].unflatten(0, (equal, -1))[:, start:stop].unflatten(2, (k.shape[1], -1))
     return part.permute(0, 2, 3, 1, 4).flatten(2, 3).flatten(0, 1)
 
 

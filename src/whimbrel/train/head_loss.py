@@ -56,6 +56,6 @@ class _HeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         of_hidden, of_weight = ctx.saved_tensors
         return (of_hidden * gradient).to(ctx.dtypes[0]), (of_weight * gradient).to(ctx.dtypes[1]), None

@@ -210,10 +210,11 @@ class Student:
         learned = max(1, batch.learned)
         for part in batch.split(self.recipe.batch.parts):
             with autocast(self.recipe.precision):
-                losses = self._part(part, learned)
+                losses = self.part(part, learned)
             yield losses
 
-    def _part(self, batch: Batch, learned: int) -> loop.Losses:
+    def part(self, batch: Batch, learned: int) -> loop.Losses:
+        """Of some pieces of a batch: what they add to a mean over ``learned`` tokens."""
         config, tensors = self.config, self.parameters
         if self.base is not None and self.lora is not None:
             tensors = merged(self.base, self.parameters, self.lora)
