@@ -202,7 +202,7 @@ class TransformersTrainer:
 
     def __call__(self, steps: int) -> tuple[float, float]:
         from transformers import Trainer as HFTrainer
-        from transformers import TrainerCallback, TrainingArguments
+        from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
         times: list[float] = []
 
@@ -233,6 +233,7 @@ class TransformersTrainer:
                 train_dataset=self.rows_of_text,
                 callbacks=[Clock()],
             )
+            trainer.remove_callback(PrinterCallback)  # standard output is for the record
             trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         return steps * self.sequence * self.rows / (times[-1] - times[0]), losses[-1]
