@@ -201,8 +201,8 @@ class TransformersTrainer:
         self.sequence, self.rows, self.precision = sequence, rows, precision
 
     def __call__(self, steps: int) -> tuple[float, float]:
-        from transformers import Trainer as HFTrainer
         from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+        from transformers import Trainer as HFTrainer
 
         times: list[float] = []
 
