@@ -268,6 +268,10 @@ def test_other_architectures_and_vocabularies_are_named(tmp_path: Path) -> None:
         train_model(wider, recipe(6), data, tmp_path / "run")
     with pytest.raises(FormatError, match="another architecture: it has model.layers.1"):
         train_model(replace(CONFIG, num_hidden_layers=1), recipe(6), data, tmp_path / "run")
+    with pytest.raises(FormatError, match=r"another architecture: its scale_emb is 12, 6 was expected"):
+        train_model(replace(CONFIG, scale_emb=6.0), recipe(8), data, tmp_path / "run")
+    with pytest.raises(FormatError, match="trained on vocabulary v, the shards have u"):
+        train_model(CONFIG, recipe(8), shard(tmp_path, vocabulary="u"), tmp_path / "run")
     with pytest.raises(FormatError, match="vocabulary has 100 tokens, the model's 64"):
         train_model(CONFIG, recipe(), shard(tmp_path, 40, 100, "w"), tmp_path / "new")
     with pytest.raises(FormatError, match="trained on vocabulary v, the shards have w"):

@@ -61,6 +61,8 @@ class Run:
     spikes: SpikeRule = field(default_factory=SpikeRule)
     meta: Mapping[str, Any] = field(default_factory=dict)
     """plain data that is stored in every checkpoint"""
+    accept: Callable[[Path, checkpoint.Progress], None] = checkpoint.accept_any
+    """called with a checkpoint before it is used; raises where it belongs to another run"""
     watchers: Sequence[Watcher] = ()
 
 
@@ -134,6 +136,7 @@ def _resume(run: Run, parameters: Parameters, optimizer: torch.optim.Optimizer) 
     if progress is None:
         return 0, Spikes(run.spikes)
     checkpoint.check(path, progress, parameters)
+    run.accept(path, progress)
     for name, tensor in parameters.items():
         tensor.copy_(progress.parameters[name])
     asked = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]

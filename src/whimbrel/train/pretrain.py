@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def train_model(
         start=recipe.start,
         spikes=recipe.spikes,
         meta={"config": config.to_hf(), "recipe": as_plain(recipe), "vocabulary": batches.vocabulary},
+        accept=partial(_same_model_and_text, config.to_hf(), batches.vocabulary),
         watchers=watchers,
     )
     steps = loop.train(parameters, lambda step: student.losses(batches.batch(step)), run)
@@ -232,6 +234,22 @@ class Student:
 def autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
     """Products of matrices in bf16, or everything in fp32."""
     return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+
+def _same_model_and_text(config: Mapping[str, Any], vocabulary: str, path: Path, progress: checkpoint.Progress) -> None:
+    """Shapes agree already; this finds other scalings, rotary embeddings, attention, and other tokenizers."""
+    stored = progress.meta.get("config", {})
+    for key in sorted({*config, *stored}):
+        if config.get(key) != stored.get(key):
+            raise FormatError(
+                f"{path}: a checkpoint of another architecture: its {key} is {stored.get(key)!r}, "
+                f"{config.get(key)!r} was expected; choose another folder for another model"
+            )
+    if progress.meta.get("vocabulary") != vocabulary:
+        raise FormatError(
+            f"{path}: trained on vocabulary {progress.meta.get('vocabulary')}, the shards have {vocabulary}; "
+            "go on with the shards of the run, or choose another folder"
+        )
 
 
 def _check_vocabulary(config: ModelConfig, batches: Batches | Mixed) -> None:
