@@ -22,9 +22,9 @@ def conditional(
     weights: options.Weights = None,
     json: options.Json = False,
 ) -> None:
-    """Loss of worked answers given the question; lower is better.
+    """Loss of worked answers, given their questions.
 
-    Per token it compares models of one vocabulary, in bits per byte any two. The model sees plain text, no chat template.
+    Lower is better. Per token it compares models of one vocabulary, in bits per byte any two. The model sees plain text, no chat template.
     """
     from whimbrel.eval.conditional import conditional_loss, read_items
 

@@ -162,7 +162,7 @@ def compare(
     threads: shared.Threads = 1,
     json: options.Json = False,
 ) -> None:
-    """muP at a searched rate against the standard parametrization at StepLaw's rate."""
+    """muP at a searched rate, or StepLaw's without muP?"""
     from whimbrel.tunnel.compare import compare as both
     from whimbrel.tunnel.compare import searched_rate
     from whimbrel.tunnel.ledger import read_ledger
