@@ -33,7 +33,10 @@ def verify_candidates(
     rows: Annotated[int, typer.Option("--rows", help="Of a batch.")] = 8,
     json: options.Json = False,
 ) -> None:
-    """Anneal an almost-trained model on 30% candidate and 70% default mix, and decide with statistics."""
+    """Rank data sets by annealing a model on each of them.
+
+    Each run goes on from an almost-trained model, on 30% candidate and 70% default mix; the decision is statistical.
+    """
     from whimbrel.data.proof.anneal import Annealer
     from whimbrel.data.proof.verify import verify
 
@@ -112,7 +115,10 @@ def run_ultraclean(
     workers: data.Workers = None,
     json: options.Json = False,
 ) -> None:
-    """Seeds, verification, classifier, filtered sample, verification, and again; then filter everything."""
+    """Run the loop of a recipe: verify, train, filter.
+
+    Seed sets are verified, a classifier is trained, a filtered sample verified, and again; then everything is filtered.
+    """
     from dataclasses import asdict
 
     from whimbrel.data.proof.anneal import Annealer
