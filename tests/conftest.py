@@ -1,5 +1,6 @@
 """What every test lives with: sockets reach loopback only, and models are kept in a folder of the test's own."""
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -19,6 +20,16 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", ""}
 
 class NetworkForbidden(RuntimeError):
     """A test tried to leave this machine."""
+
+
+@pytest.fixture(autouse=True)
+def the_logs_own_settings() -> Iterator[None]:
+    """A command that runs in the test's process (``--quiet``) leaves the root logger as it found it."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture(autouse=True, scope="session")
