@@ -127,12 +127,15 @@ from test_data_pipeline import Short, plan
 from whimbrel.data.running.local import LocalRunner
 from whimbrel.data.running.run import run
 
-class Slow(Short):
-    def __call__(self, document):
-        time.sleep(0.004)
-        return super().__call__(document)
+from whimbrel.data.running.tally import Tally
+keeps = Tally.keeps
 
-run(plan(Path(sys.argv[1]), Path(sys.argv[2]), filters=(Slow(),), dedup="minhash", keep_rejected=True), LocalRunner(2))
+def slowly(self, document):
+    time.sleep(0.005)
+    keeps(self, document)
+
+Tally.keeps = slowly
+run(plan(Path(sys.argv[1]), Path(sys.argv[2]), dedup="minhash", keep_rejected=True), LocalRunner(2))
 """
 
 
@@ -140,7 +143,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(corpus: Path, tmp_path:
     options: dict[str, Any] = {"dedup": "minhash", "keep_rejected": True}
     run(plan(corpus, tmp_path / "calm", **options), LocalRunner(1))
     command = [sys.executable, "-c", SCRIPT, str(corpus), str(tmp_path / "torn"), str(Path(__file__).parent)]
-    for wanted in (1, 3):
+    for wanted in (1, 3, 7):  # while filtering, and while writing
         process = subprocess.Popen(command, start_new_session=True)
         state = tmp_path / "torn" / ".state"
         deadline = time.monotonic() + 60
