@@ -43,6 +43,7 @@ def says(judge: Filter, text: str) -> str:
             "\n".join(str(i) + " unlike the others" * (i % 3) for i in range(9)),
             "gopher: top 2-gram",
         ),
+        (GopherRepetition(), "\n\n".join(f"paragraph{i} says{i} its{i} own{i} thing{i}" for i in range(9)), "kept"),
         (GopherRepetition(), "one line\n" * 8, "gopher: repeated lines"),
         (GopherRepetition(), ("a paragraph here\n\n") * 8, "gopher: repeated paragraphs"),
         (C4(), PROSE, "kept"),

@@ -9,6 +9,7 @@ from whimbrel.data.document import KEEP, Document, Drop, Verdict
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
 _BULLETS = ("•", "-", "*", "‣", "·")
 _PARAGRAPHS = re.compile(r"\n{2,}")
+_LINES = re.compile(r"\n+")
 _TOP = ((2, 0.20), (3, 0.18), (4, 0.16))
 _REPEATED = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
 
@@ -54,7 +55,7 @@ class GopherRepetition:
     def __call__(self, document: Document) -> Verdict:
         """Judge one document."""
         text = document.text.strip()
-        for name, parts in (("paragraphs", _PARAGRAPHS.split(text)), ("lines", text.split("\n"))):
+        for name, parts in (("paragraphs", _PARAGRAPHS.split(text)), ("lines", _LINES.split(text))):
             count, characters = _repeated(parts)
             if count > 0.3 * len(parts) or characters > 0.2 * max(len(text), 1):
                 return Drop(f"gopher: repeated {name}")
