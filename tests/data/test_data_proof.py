@@ -209,3 +209,12 @@ def test_verification_with_the_trainer(
     annealed, scratch = json.loads(result.stdout)["verifications"]
     assert set(annealed["decisions"]) == {"good", "bad"} and len(annealed["ranking"]) == 2
     assert 1000 < annealed["tokens_per_run"] < scratch["tokens_per_run"]
+    again = CliRunner().invoke(
+        app,
+        [
+            "data", "verify", f"good={tmp_path / 'good.shard'}", "--base", str(tmp_path / "base"), "--default", default,
+            "--held-out", f"docs={held}", "-o", str(tmp_path / "v"), "--tokens", "2k", "--seeds", "1", "--sequence", "64",
+            "--rows", "4",
+        ],
+    )  # fmt: skip
+    assert again.exit_code == 0 and "the base took about 5,120 from scratch" in again.stdout, again.output

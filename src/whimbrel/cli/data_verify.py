@@ -69,10 +69,14 @@ def verify_candidates(
         return
     for result in results:
         _tell(result)
+    base_tokens, cost = annealer.base_tokens(), results[0].tokens_per_run
+    terminal.result(
+        f"a run is {cost:,} tokens; the base took about {base_tokens:,} from scratch, {base_tokens / cost:.1f} times as many"
+    )
     if len(results) == 2:
         same = results[0].ranking == results[1].ranking
-        cost = results[0].tokens_per_run / results[1].tokens_per_run
-        terminal.result(f"the two rankings are {'the same' if same else 'different'}, at {cost:.3f} of the tokens")
+        ratio = results[0].tokens_per_run / results[1].tokens_per_run
+        terminal.result(f"the two rankings are {'the same' if same else 'different'}, at {ratio:.3f} of the tokens")
 
 
 def _tell(result: "Verification") -> None:

@@ -68,6 +68,14 @@ class Annealer:
         notes = {"loss": result.loss, "steps": result.steps}
         return Outcome(scores=scores, tokens=result.tokens, seconds=time.perf_counter() - began, notes=notes)
 
+    def base_tokens(self) -> int:
+        """What training the base took, by its recipe: the cost of one arm from scratch. Raises FormatError."""
+        _torch()
+        from whimbrel.train.pretrain import load_checkpoint
+
+        recipe = load_checkpoint(self.base)[2]["recipe"]
+        return int(recipe["schedule"]["total"] * recipe["batch"]["sequence"] * recipe["batch"]["rows"])
+
     def _recipe(self, arm: Arm, budget: int, meta: Mapping[str, Any]) -> Any:
         """The base's optimizer; its peak from scratch, ``peak_share`` of it for annealing."""
         from whimbrel.train.parametrization import Optimizer
