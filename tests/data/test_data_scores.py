@@ -129,10 +129,10 @@ def test_scores_do_not_depend_on_the_batch(model: Path, bpe: Path, clean: list[s
     assert len(classifier.score([])) == 0
 
 
-def test_a_classifier_travels_to_other_processes_by_path(model: Path, bpe: Path) -> None:
+def test_a_classifier_travels_to_other_processes_without_its_model_file(model: Path, bpe: Path) -> None:
     classifier = QualityClassifier(model, bpe)
     sent = pickle.dumps(classifier)
-    assert len(sent) < 1000
+    assert len(sent) < model.stat().st_size / 4
     assert np.array_equal(pickle.loads(sent).score(["some text"]), classifier.score(["some text"]))
 
 

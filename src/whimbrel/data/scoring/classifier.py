@@ -19,22 +19,24 @@ _ESCAPED = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 
 
 class QualityClassifier:
-    """A fastText model and its tokenizer as one scorer. Pickles by path; forked workers share its 8 MB."""
+    """A fastText model and its tokenizer as one scorer. Pickles without the model file: its 8 MB travel, or are forked."""
 
     def __init__(self, model: str | Path, tokenizer: str | Path, *, positive: str = "pos") -> None:
         """``model``: a ``.bin``; ``tokenizer``: a ``tokenizer.json`` or its folder; ``positive``: the label to report.
 
         Raises ModelNotFound, FormatError, UnsupportedModel.
         """
-        self.made_of = (str(model), str(tokenizer), positive)
-        self.pieces = Pieces.open(tokenizer)
-        self.evidence = Evidence.fold(FastTextFile.open(model), positive)
-        self._table = _PieceWords.of(self.pieces.strings, self.evidence)
+        self._make((str(model), str(tokenizer), positive), Evidence.fold(FastTextFile.open(model), positive))
+
+    def _make(self, made_of: tuple[str, str, str], evidence: Evidence) -> None:
+        self.made_of, self.evidence = made_of, evidence
+        self.pieces = Pieces.open(made_of[1])
+        self._table = _PieceWords.of(self.pieces.strings, evidence)
         self.tokens = 0
         """BPE tokens scored so far"""
 
-    def __reduce__(self) -> tuple[object, tuple[str, str, str]]:
-        return _open, self.made_of
+    def __reduce__(self) -> tuple[object, tuple[tuple[str, str, str], Evidence]]:
+        return _open, (self.made_of, self.evidence)
 
     def score(self, texts: Iterable[str]) -> NDArray[np.float64]:
         """P(positive) of each text, float64 [texts], equal to the official program's within 1e-5; nan: nothing to score."""
@@ -65,8 +67,10 @@ class QualityClassifier:
         return rows, hashes, ends, [*_words(self.prepare(text)), EOS]
 
 
-def _open(model: str, tokenizer: str, positive: str) -> QualityClassifier:
-    return QualityClassifier(model, tokenizer, positive=positive)
+def _open(made_of: tuple[str, str, str], evidence: Evidence) -> QualityClassifier:
+    classifier = QualityClassifier.__new__(QualityClassifier)
+    classifier._make(made_of, evidence)
+    return classifier
 
 
 def _words(text: str) -> list[str]:
