@@ -30,12 +30,12 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bounds: Bounds, scale: float) -> Tensor:
         with torch.autocast(q.device.type, enabled=False):
-            out, kept = torch.empty_like(q), []
+            out, kept, wide = torch.empty_like(q), [], torch.promote_types(q.dtype, torch.float32)
             for first, end, equal in _together(bounds):
                 keys, values = _grouped(k, first, end, equal), _grouped(v, first, end, equal)
                 for start, stop in _tiles((end - first) // equal):
                     queries = _rows(q, k, first, end, equal, start, stop)
-                    scores = torch.bmm(queries, keys[:, :stop].transpose(1, 2)).float().mul_(scale)
+                    scores = torch.bmm(queries, keys[:, :stop].transpose(1, 2)).to(wide).mul_(scale)
                     _hide(scores, start, stop)
                     probabilities = torch.softmax(scores, -1, out=scores).to(q.dtype)
                     kept.append(probabilities)

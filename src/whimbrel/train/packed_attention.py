@@ -25,6 +25,7 @@ def attend(q: Tensor, inputs: Any, cache: Any, layer: int, *, scale: float, bloc
     longest = max(len(keys) for keys, _ in stored)
     if (
         blocks is None
+        and not q.is_cuda  # torch's tiled attention is the faster one there
         and longest <= LONGEST
         and all(len(k) == end - first for (k, _), (first, end) in zip(stored, bounds, strict=True))
     ):
