@@ -11,7 +11,7 @@ checkpoints. The long context, multi-token prediction and the supervised task ar
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from miniature_text import fetch
@@ -38,12 +38,19 @@ class Size:
     steps: int = 900
     warmup: int = 40
     earlier: tuple[int, ...] = (300, 500, 700)
-    """runs that end here, by decays of a tenth of their tokens from the one stable run"""
+    """runs that end about here, by decays of a tenth of their tokens from the one stable run"""
+    keep_every: int = 50
+    """steps between the stable run's checkpoints"""
+
+    @classmethod
+    def of(cls, steps: int) -> "Size":
+        """The same in proportion."""
+        return cls(steps=steps, warmup=max(1, steps // 22), earlier=(steps // 2,), keep_every=max(1, steps // 18))
 
     @property
     def decay(self) -> int:
         """A tenth."""
-        return self.steps // 10
+        return max(1, self.steps // 10)
 
 
 def model() -> ModelConfig:
@@ -99,7 +106,7 @@ class Miniature:
         """Warmup, a constant rate, and the last tenth decays. Checkpoints where the earlier decays begin are kept."""
         size = self.size
         schedule = WSD(peak=PEAK, warmup=size.warmup, total=size.steps, decay=size.decay)
-        return self._train("stable", schedule, keep_every=50)
+        return self._train("stable", schedule, keep_every=size.keep_every)
 
     def cosine(self) -> dict[str, object]:
         """The same steps under a cosine."""
@@ -109,8 +116,8 @@ class Miniature:
         """What the stable run would have come to, had it ended earlier."""
         found: dict[str, object] = {}
         for total in self.size.earlier:
-            decay = total // 10
-            start = max(step for step in range(0, total - decay + 1, 50))
+            decay = max(1, total // 10)
+            start = max(step for step in range(0, total - decay + 1, self.size.keep_every))
             schedule = WSD(peak=PEAK, warmup=self.size.warmup, total=start + decay, decay=decay)
             kept = self.folder / "stable" / f"step-{start:08d}.pt"
             found[str(start + decay)] = self._train(f"decay-{total}", schedule, start=kept)
@@ -185,13 +192,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--stages", default="data,stable,cosine,decays,report")
     parser.add_argument("--steps", type=int, help="of the long runs, to try it out; 900 within the hour")
+    parser.add_argument("--threads", type=int, default=hardware.threads(), help="fewer where others use the cores")
     options = parser.parse_args()
     import torch
 
-    torch.set_num_threads(hardware.threads())
-    size = Size()
-    if options.steps is not None:
-        size = replace(size, steps=options.steps, earlier=(options.steps // 2,))
+    torch.set_num_threads(options.threads)
+    size = Size() if options.steps is None else Size.of(options.steps)
     Miniature(options.folder, size).run(options.stages.split(","))
 
 
