@@ -153,8 +153,8 @@ class Files:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def all(self) -> list[File]:
-        """The newest first."""
-        return sorted(self._files.values(), key=lambda file: (file.created_at, file.id), reverse=True)
+        """The newest first; of one second, the one that came later."""
+        return sorted(reversed(self._files.values()), key=lambda file: file.created_at, reverse=True)
 
     def get(self, id: str) -> File:
         """Raises ``ApiError`` 404."""

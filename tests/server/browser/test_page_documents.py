@@ -59,13 +59,13 @@ def test_a_dropped_document_is_read_once_and_asked(chat: Page, notes: Path) -> N
 
     # asked again, also in another conversation, nothing is read anew
     page.keyboard.press("Alt+n")
-    page.locator("#documents .side-more").first.click()
+    page.locator("#documents li:has-text('notes.txt') .side-more").click()
     page.locator("[role=menuitem]:has-text('Ask it')").click()
     facts = chat.ask("Who wrote it?").locator(".facts").get_attribute("title")
     found = re.search(r"It read (\d+) tokens.* found ([\d,]+) read before", facts)
     assert found and int(found[1]) < 100 and int(found[2].replace(",", "")) > 1000, facts
 
-    page.locator("#documents .side-more").first.click()
+    page.locator("#documents li:has-text('notes.txt') .side-more").click()
     page.locator("[role=menuitem]:has-text('Delete')").click()
     page.locator("dialog button:has-text('Delete')").click()
     until(page, "![...document.querySelectorAll('#documents .side-title')].some(e => e.textContent === 'notes.txt')")

@@ -22,7 +22,7 @@ export class Documents {
   }
 
   async refresh() {
-    const known = new Map((await api.files()).map((file) => [file.id, entry(file)]));
+    const known = new Map((await api.files()).reverse().map((file) => [file.id, entry(file)])); // later ones are put behind them
     for (const [id, document] of this.state.documents) if (document.status === "uploading") known.set(id, document);
     this.state.documents = known;
     this.#changed();

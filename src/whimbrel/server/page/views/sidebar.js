@@ -116,7 +116,7 @@ function around(text, words) {
 
 /** Items are kept, and only their texts change: progress comes several times a second. */
 function drawDocuments(list, state, app) {
-  const wanted = [...state.documents.values()].sort((a, b) => b.created - a.created);
+  const wanted = [...state.documents.values()].reverse().sort((a, b) => b.created - a.created); // of one second, the later first
   const old = new Map([...list.children].map((item) => [item.dataset.document, item]));
   const items = wanted.map((document) => {
     const item = old.get(document.id) ?? documentItem(document, state, app);
