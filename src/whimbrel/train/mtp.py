@@ -47,7 +47,16 @@ def mtp_loss(
     config: ModelConfig, tensors: Mapping[str, Tensor], ops: OpTable, rope: Any, batch: Batch, hidden: Tensor
 ) -> Tensor:
     """The summed loss in nats over rows that have a target two tokens on; ``hidden`` is the trunk's residual stream."""
-    following, targets = shifted(batch)
+    out = mtp_hidden_states(config, tensors, ops, rope, batch, hidden)
+    targets = torch.from_numpy(shifted(batch)[1])
+    return summed_loss(config, tensors, out, targets.to(out.device))
+
+
+def mtp_hidden_states(
+    config: ModelConfig, tensors: Mapping[str, Tensor], ops: OpTable, rope: Any, batch: Batch, hidden: Tensor
+) -> Tensor:
+    """The head's residual stream ``[T, hidden_size]``: row i predicts the token at i + 2, from ``hidden`` and token i + 1."""
+    following, _ = shifted(batch)
     eps, family = config.rms_norm_eps, config.family
     embedded = ops.embedding(following, tensors[family.hf_model_names["embed_tokens"]], scale=config.scale_emb)
     parts = (
@@ -61,8 +70,7 @@ def mtp_loss(
     }
     layer = decoder_params(config, {**tensors, **renamed}).layers[-1]
     cache = DenseView(config.num_key_value_heads, config.head_dim)
-    out = decoder.block(joined, layer, 0, config, ops, rope, packed_inputs(batch), cache)
-    return summed_loss(config, tensors, out, torch.from_numpy(targets).to(out.device))
+    return decoder.block(joined, layer, 0, config, ops, rope, packed_inputs(batch), cache)  # type: ignore[no-any-return]
 
 
 def shifted(batch: Batch) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
