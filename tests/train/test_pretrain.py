@@ -162,6 +162,24 @@ def test_a_decay_begins_at_any_stable_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "whole" / "step-00000008.pt").exists()
 
 
+def test_nothing_left_to_do_leaves_a_checkpoint_too(tmp_path: Path) -> None:
+    """``start`` at the schedule's end: the run's result is that checkpoint; behind the end there is nothing to mean."""
+    data = shard(tmp_path)
+    stable = recipe(schedule=WSD(peak=0.01, warmup=2, total=6, decay=0), keep_every=6)
+    train_model(CONFIG, stable, data, tmp_path / "stable")
+    kept = tmp_path / "stable" / "step-00000006.pt"
+    result = train_model(CONFIG, replace(stable, start=kept), data, tmp_path / "again", held_out=data)
+    assert result.steps == 6 and result.curve == () and not result.ended_early
+    assert result.held_out_loss == evaluate_loss(kept, data, sequence=32)
+    found, wanted = load_checkpoint(tmp_path / "again")[1], load_checkpoint(kept)[1]
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert train_model(CONFIG, replace(stable, start=kept), data, tmp_path / "again").steps == 6
+    with pytest.raises(InvalidParameter, match="at step 6, behind the schedule's end, total 4"):
+        train_model(
+            CONFIG, recipe(start=kept, schedule=WSD(peak=0.01, warmup=2, total=4, decay=0)), data, tmp_path / "b"
+        )
+
+
 def test_a_watcher_ends_a_run_and_it_can_go_on(tmp_path: Path) -> None:
     data = shard(tmp_path)
     early = train_model(CONFIG, recipe(), data, tmp_path / "run", watchers=[lambda line: line["step"] == 4])

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from whimbrel.errors import FormatError, WriteError
-from whimbrel.train.parameters import Parameters
 
 VERSION = 1
 LATEST = "state.pt"
@@ -29,23 +28,17 @@ class Progress:
     """what the run wrote beside them: the model's configuration, the recipe, recent losses"""
 
 
-def save(
-    path: Path,
-    step: int,
-    parameters: Parameters,
-    optimizer: torch.optim.Optimizer,
-    meta: Mapping[str, Any] | None = None,
-) -> None:
+def save(path: Path, progress: Progress) -> None:
     """Write beside ``path``, then rename: an interruption leaves the previous file, never half of one.
 
     ``meta`` is plain data (numbers, texts, lists, dicts). Raises WriteError where the disk is full or refuses.
     """
     state = {
         "version": VERSION,
-        "step": step,
-        "parameters": {name: tensor.detach() for name, tensor in parameters.items()},
-        "optimizer": optimizer.state_dict(),
-        "meta": dict(meta or {}),
+        "step": progress.step,
+        "parameters": progress.parameters,
+        "optimizer": progress.optimizer,
+        "meta": dict(progress.meta),
     }
     write_state(path, state)
 

@@ -7,23 +7,20 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from whimbrel.errors import FormatError, TrainingDiverged
+from whimbrel.errors import FormatError, InvalidParameter, TrainingDiverged
 from whimbrel.train import checkpoint
 from whimbrel.train.parameters import Parameters
+from whimbrel.train.processes import Losses, OneProcess
 from whimbrel.train.schedule import Schedule
 from whimbrel.train.spikes import SpikeRule, Spikes
 
 log = logging.getLogger(__name__)
-
-Losses = dict[str, Tensor]
-"""Scalars by name; ``loss`` is the one that is minimised, the others are logged."""
 
 StepLosses = Callable[[int], Losses | Iterable[Losses]]
 """The losses of one step, or of its parts, one at a time; parts are added up, gradients and logged values alike."""
@@ -66,52 +63,53 @@ class Run:
     watchers: Sequence[Watcher] = ()
 
 
-def train(parameters: Parameters, step_losses: StepLosses, run: Run, *, stop: int | None = None) -> int:
+def train(
+    parameters: Parameters,
+    step_losses: StepLosses,
+    run: Run,
+    *,
+    stop: int | None = None,
+    processes: OneProcess | None = None,
+) -> int:
     """Change ``parameters`` in place, from where the folder's checkpoint left off up to ``stop`` (default: all steps).
 
     ``step_losses(step)`` computes the losses of one step; it may depend on nothing but the step and the parameters.
-    Returns the next step. Raises TrainingDiverged, WriteError, FormatError.
+    ``processes`` says how several of them do this together. Returns the next step. Raises TrainingDiverged, WriteError,
+    FormatError, InvalidParameter (``start`` lies behind the schedule's end).
     """
+    processes = processes or OneProcess()
     run.folder.mkdir(parents=True, exist_ok=True)
     optimizer = _optimizer(parameters, run)
-    step, spikes = _resume(run, parameters, optimizer)
-    _trim_log(run.folder / "log.jsonl", step)
+    step, spikes, begun = _resume(run, parameters, optimizer, processes)
+    if processes.writes:
+        _trim_log(run.folder / "log.jsonl", step)
     stop = run.schedule.total if stop is None else min(stop, run.schedule.total)
     ended = False
+    if step >= stop and not begun:  # nothing is left to do after ``start``; the run's checkpoint is that one
+        _save(run, step, parameters, optimizer, spikes, processes)
     while step < stop and not ended:
         started = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = run.schedule.rate(step) * group["rate_scale"]
-        values = _backward(step_losses(step))
-        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), run.clip)
-        values["gradient_norm"] = norm.item()
+        values = processes.backward(step_losses(step))
+        values["gradient_norm"] = processes.clip(parameters, run.clip)
         skipped = spikes.why_skip(values["loss"], values["gradient_norm"])
         if skipped is None:
             optimizer.step()
         optimizer.zero_grad()
         step += 1
         if (step - 1) % run.log_every == 0 or step == stop or skipped:
-            line = _line(run, step - 1, values, time.perf_counter() - started, skipped)
+            line = _line(run, step - 1, values, time.perf_counter() - started, skipped, processes.writes)
             answers = [watcher(line) for watcher in run.watchers]  # all of them, whatever the first says
             ended = any(answers)
         if step % run.save_every == 0 or step == stop or ended or _kept(run, step):
-            _save(run, step, parameters, optimizer, spikes)
+            _save(run, step, parameters, optimizer, spikes, processes)
         if spikes.in_a_row >= run.spikes.patience:
             raise TrainingDiverged(
                 f"step {step - 1}: {spikes.in_a_row} batches in a row were skipped, the last because {skipped}; "
                 f"lower the learning rate ({run.schedule.peak:g}) or look at the data"
             )
     return step
-
-
-def _backward(parts: Losses | Iterable[Losses]) -> dict[str, float]:
-    """Gradients of all parts, and the sums of their values."""
-    values: dict[str, float] = {}
-    for losses in [parts] if isinstance(parts, dict) else parts:
-        losses["loss"].backward()
-        for name, value in losses.items():
-            values[name] = values.get(name, 0.0) + value.item()
-    return values
 
 
 def _optimizer(parameters: Parameters, run: Run) -> torch.optim.Optimizer:
@@ -124,30 +122,36 @@ def _optimizer(parameters: Parameters, run: Run) -> torch.optim.Optimizer:
     return torch.optim.AdamW(chosen, lr=run.schedule.peak, betas=run.betas, eps=run.eps, fused=True)
 
 
-@torch.no_grad()
-def _resume(run: Run, parameters: Parameters, optimizer: torch.optim.Optimizer) -> tuple[int, Spikes]:
+def _resume(
+    run: Run, parameters: Parameters, optimizer: torch.optim.Optimizer, processes: OneProcess
+) -> tuple[int, Spikes, bool]:
+    """The next step, and whether the folder has a checkpoint of its own."""
     path = run.folder / checkpoint.LATEST
     progress = checkpoint.load(path)
+    begun = progress is not None
     if progress is None and run.start is not None:
         path = run.start
         progress = checkpoint.load(path)
         if progress is None:
             raise FormatError(f"{path}: there is no such checkpoint to start from")
+        if progress.step > run.schedule.total:
+            raise InvalidParameter(
+                f"start {path} is at step {progress.step}, behind the schedule's end, total {run.schedule.total}; "
+                f"set total to {progress.step} or more (it counts from the first step of all), or start earlier"
+            )
     if progress is None:
-        return 0, Spikes(run.spikes)
+        return 0, Spikes(run.spikes), begun
     checkpoint.check(path, progress, parameters)
     run.accept(path, progress)
-    for name, tensor in parameters.items():
-        tensor.copy_(progress.parameters[name])
     asked = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
-        optimizer.load_state_dict(progress.optimizer)
+        processes.restore(parameters, optimizer, progress)
     except ValueError as error:
         raise FormatError(f"{path}: its optimizer has other parameter groups than this run: {error}") from None
     for group, options in zip(optimizer.param_groups, asked, strict=True):
         group.update(options)  # the stored ones are those of the run before
     recent = progress.meta.get("spikes", {})
-    return progress.step, Spikes(run.spikes, recent.get("losses"), recent.get("in_a_row", 0))
+    return progress.step, Spikes(run.spikes, recent.get("losses"), recent.get("in_a_row", 0)), begun
 
 
 def _kept(run: Run, step: int) -> bool:
@@ -155,10 +159,20 @@ def _kept(run: Run, step: int) -> bool:
     return step == stable_end or (run.keep_every is not None and step % run.keep_every == 0)
 
 
-def _save(run: Run, step: int, parameters: Parameters, optimizer: torch.optim.Optimizer, spikes: Spikes) -> None:
+def _save(
+    run: Run,
+    step: int,
+    parameters: Parameters,
+    optimizer: torch.optim.Optimizer,
+    spikes: Spikes,
+    processes: OneProcess,
+) -> None:
     meta = {**run.meta, "spikes": {"losses": list(spikes.losses), "in_a_row": spikes.in_a_row}}
     path = run.folder / checkpoint.LATEST
-    checkpoint.save(path, step, parameters, optimizer, meta)
+    whole = processes.state(parameters, optimizer)  # all processes take part in gathering
+    if not processes.writes:
+        return
+    checkpoint.save(path, replace(whole, step=step, meta=meta))
     if _kept(run, step):
         checkpoint.keep(path, step, run.keep_last)
 
@@ -166,7 +180,7 @@ def _save(run: Run, step: int, parameters: Parameters, optimizer: torch.optim.Op
 def _trim_log(path: Path, step: int) -> None:
     """Lines of steps that are done again were written after the checkpoint; the last one may be half a line."""
     if not path.exists():
-        return
+        path.touch()
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = []
     for line in lines:
@@ -181,12 +195,14 @@ def _trim_log(path: Path, step: int) -> None:
         partial.replace(path)
 
 
-def _line(run: Run, step: int, values: Mapping[str, float], seconds: float, skipped: str | None) -> Line:
+def _line(run: Run, step: int, values: Mapping[str, float], seconds: float, skipped: str | None, writes: bool) -> Line:
     line: dict[str, Any] = {"step": step, "rate": run.schedule.rate(step), "seconds": round(seconds, 3)}
     line |= {name: round(value, 5) for name, value in values.items()}
     if skipped:
         line["skipped"] = skipped
         log.warning("step %d: batch skipped: %s", step, skipped)
+    if not writes:
+        return line
     with (run.folder / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     return line

@@ -18,8 +18,10 @@ from whimbrel.ops.embedding import reference as embedding_reference
 from whimbrel.ops.linear_residual import reference as linear_residual_reference
 from whimbrel.ops.norm_linear import reference as norm_linear_reference
 from whimbrel.ops.norm_swiglu import reference as norm_swiglu_reference
+from whimbrel.ops.rotary_write import reference as rotary_write_reference
 from whimbrel.ops.table import OpTable
-from whimbrel.train.packed_attention import attend
+from whimbrel.train.device import DeviceRope
+from whimbrel.train.padded_attention import PaddedAttention
 
 Linear = Callable[[Tensor, Tensor], Tensor]
 """``x W^T``: [T, K] and [N, K] to [T, N]."""
@@ -36,7 +38,8 @@ def training_ops(linear: Linear = functional.linear) -> OpTable:
         "norm_linear": partial(norm_linear, linear=linear),
         "norm_swiglu": partial(norm_swiglu, linear=linear),
         "linear_residual": partial(linear_residual, linear=linear),
-        "attend": attend,
+        "rotary_write": rotary_write,
+        "attend": PaddedAttention(),
     }
     return replace(ops, **own, implementations={**ops.implementations, **dict.fromkeys(own, "train")})
 
@@ -49,6 +52,13 @@ def embedding(token_ids: Any, table: Any, *, scale: float = 1.0) -> Tensor:
     rows = functional.embedding(ids, table)
     wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
     return wide if scale == 1.0 else wide * scale
+
+
+def rotary_write(qkv: Tensor, rope: Any, inputs: Any, cache: Any, layer: int, **options: Any) -> Tensor:
+    """``ops/rotary_write``; positions that ``DeviceRope`` has brought to the device are not brought there by every layer."""
+    if isinstance(rope, DeviceRope):
+        inputs = replace(inputs, positions=rope.positions(inputs.positions))
+    return rotary_write_reference.run(qkv, rope, inputs, cache, layer, **options)
 
 
 def norm_linear(

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from whimbrel.errors import FormatError, InvalidParameter
 from whimbrel.models.config import ModelConfig
-from whimbrel.models.rope import RopeTable, rope_table
+from whimbrel.models.rope import RopeTable
 from whimbrel.ops.table import OpTable
 from whimbrel.train import checkpoint, loop, network
 from whimbrel.train.batches import Batch, Batches, Shards
+from whimbrel.train.device import DeviceRope, move, training_device
 from whimbrel.train.fp8 import fp8_linear
 from whimbrel.train.lora import Lora, lora_parameters, merged
 from whimbrel.train.mixed import Mixed, open_batches
@@ -28,6 +29,7 @@ from whimbrel.train.mtp import PREFIX, mtp_loss, mtp_parameters
 from whimbrel.train.ops import training_ops
 from whimbrel.train.parameters import Parameters
 from whimbrel.train.parametrization import check_scalings, groups, initial_parameters
+from whimbrel.train.processes import Losses
 from whimbrel.train.recipe import Recipe
 
 LAST = 0.02
@@ -69,9 +71,9 @@ def train_model(
 
     ``watchers`` see every logged line (``step``, ``loss``, ...); one that returns True ends the run there. Raises
     InvalidParameter (the recipe contradicts model or data), FormatError (checkpoint or shards of another kind),
-    TrainingDiverged, WriteError.
+    UnsupportedCapability (no such device here), TrainingDiverged, WriteError. The checkpoint is read on any device.
     """
-    started, folder = time.perf_counter(), Path(folder)
+    started, folder, device = time.perf_counter(), Path(folder), training_device(recipe.device)
     check_scalings(config, recipe.optimizer)
     if lora is not None and (recipe.mtp or recipe.optimizer.parametrization == "mup" or parameters is None or held_out):
         raise InvalidParameter(
@@ -88,8 +90,40 @@ def train_model(
             tensor.requires_grad_(False)
     if recipe.mtp:
         parameters = {**parameters, **mtp_parameters(config, parameters)}
+    move([*parameters.values(), *(base or {}).values()], device)
     student = Student(config, parameters, recipe, base, lora)
-    run = loop.Run(
+    run = run_of(config, recipe, parameters, batches, folder, watchers)
+    steps = loop.train(parameters, lambda step: student.losses(batches.batch(step)), run)
+    state = folder / checkpoint.LATEST
+    measured = (
+        None
+        if held_out is None
+        else evaluate_loss(state, held_out, sequence=recipe.batch.sequence, device=recipe.device)
+    )
+    curve = read_curve(folder)
+    tail = [loss for _, loss in curve[-max(1, round(LAST * len(curve))) :]]
+    return TrainResult(
+        loss=sum(tail) / len(tail) if tail else float("nan"),
+        held_out_loss=measured,
+        curve=curve,
+        steps=steps,
+        tokens=round(steps * batches.tokens_per_step),
+        seconds=time.perf_counter() - started,
+        checkpoint=state,
+        ended_early=steps < recipe.schedule.total,
+    )
+
+
+def run_of(
+    config: ModelConfig,
+    recipe: Recipe,
+    parameters: Parameters,
+    batches: Batches | Mixed,
+    folder: Path,
+    watchers: Sequence[loop.Watcher] = (),
+) -> loop.Run:
+    """A recipe as the loop takes it."""
+    return loop.Run(
         folder=folder,
         schedule=recipe.schedule,
         betas=recipe.optimizer.betas,
@@ -106,36 +140,30 @@ def train_model(
         accept=partial(_same_model_and_text, config.to_hf(), batches.vocabulary),
         watchers=watchers,
     )
-    steps = loop.train(parameters, lambda step: student.losses(batches.batch(step)), run)
-    state = folder / checkpoint.LATEST
-    measured = None if held_out is None else evaluate_loss(state, held_out, sequence=recipe.batch.sequence)
-    curve = read_curve(folder)
-    tail = [loss for _, loss in curve[-max(1, round(LAST * len(curve))) :]]
-    return TrainResult(
-        loss=sum(tail) / len(tail) if tail else float("nan"),
-        held_out_loss=measured,
-        curve=curve,
-        steps=steps,
-        tokens=round(steps * batches.tokens_per_step),
-        seconds=time.perf_counter() - started,
-        checkpoint=state,
-        ended_early=steps < recipe.schedule.total,
-    )
 
 
 def evaluate_loss(
-    path: str | Path, shards: Shards, *, sequence: int = 512, rows: int = 8, max_batches: int | None = None
+    path: str | Path,
+    shards: Shards,
+    *,
+    sequence: int = 512,
+    rows: int = 8,
+    max_batches: int | None = None,
+    device: str = "cpu",
 ) -> float:
     """Mean nats per token of a training checkpoint on all (or the first ``max_batches``) batches of shards, in fp32.
 
-    Raises FormatError where the checkpoint is not ``train_model``'s, or the shards are of another vocabulary.
+    Raises FormatError where the checkpoint is not ``train_model``'s, or the shards are of another vocabulary;
+    UnsupportedCapability where there is no such ``device``.
     """
+    place = training_device(device)
     config, parameters, meta = load_checkpoint(path)
     batches = Batches(shards, sequence=sequence, rows=1)
     if batches.vocabulary != meta.get("vocabulary"):
         raise FormatError(
             f"{path}: trained on vocabulary {meta.get('vocabulary')}, the shards have {batches.vocabulary}"
         )
+    move(parameters.values(), place)
     return mean_loss(
         config, parameters, Batches(shards, sequence=sequence, rows=min(rows, batches.row_count)), max_batches
     )
@@ -145,8 +173,12 @@ def evaluate_loss(
 def mean_loss(
     config: ModelConfig, parameters: Mapping[str, Tensor], batches: Batches, max_batches: int | None = None
 ) -> float:
-    """Mean nats per learned token over one epoch of batches (what is over at its end is left out), or the first few."""
-    ops, rope = training_ops(), rope_table(config, batches.sequence)
+    """Mean nats per learned token over one epoch of batches (what is over at its end is left out), or the first few.
+
+    Computed where the parameters are.
+    """
+    ops = training_ops()
+    rope = DeviceRope(config, batches.sequence, next(iter(parameters.values())).device)
     total, learned = 0.0, 0
     for step in range(min(int(batches.steps_per_epoch), max_batches or batches.row_count)):
         batch = batches.batch(step)
@@ -173,7 +205,7 @@ def read_curve(folder: str | Path) -> tuple[tuple[int, float], ...]:
 
 
 def token_loss(
-    config: ModelConfig, tensors: Mapping[str, Tensor], ops: OpTable, rope: RopeTable, batch: Batch
+    config: ModelConfig, tensors: Mapping[str, Tensor], ops: OpTable, rope: RopeTable | DeviceRope, batch: Batch
 ) -> Tensor:
     """The sum of the learned tokens' losses in nats, a scalar."""
     hidden = network.packed_hidden_states(config, tensors, ops, rope, batch)
@@ -205,17 +237,18 @@ class Student:
         """With ``lora``, ``parameters`` are its changes of the frozen ``base``."""
         self.config, self.parameters, self.recipe, self.base, self.lora = config, parameters, recipe, base, lora
         self.ops = training_ops(fp8_linear) if recipe.precision == "fp8" else training_ops()
-        self.rope = rope_table(config, recipe.batch.sequence)
+        self.device = next(iter(parameters.values())).device
+        self.rope = DeviceRope(config, recipe.batch.sequence, self.device)
 
-    def losses(self, batch: Batch) -> Iterator[loop.Losses]:
+    def losses(self, batch: Batch) -> Iterator[Losses]:
         """Of each part of the batch: what it adds to the mean over all learned tokens."""
         learned = max(1, batch.learned)
         for part in batch.split(self.recipe.batch.parts):
-            with autocast(self.recipe.precision):
+            with autocast(self.recipe.precision, self.device.type):
                 losses = self.part(part, learned)
             yield losses
 
-    def part(self, batch: Batch, learned: int) -> loop.Losses:
+    def part(self, batch: Batch, learned: int) -> Losses:
         """Of some pieces of a batch: what they add to a mean over ``learned`` tokens."""
         config, tensors = self.config, self.parameters
         if self.base is not None and self.lora is not None:
@@ -231,9 +264,9 @@ class Student:
         return {"loss": loss + self.recipe.mtp * second, "next": loss.detach(), "mtp": second.detach()}
 
 
-def autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
+def autocast(precision: str, device: str = "cpu") -> contextlib.AbstractContextManager[Any]:
     """Products of matrices in bf16, or everything in fp32."""
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
 def _same_model_and_text(config: Mapping[str, Any], vocabulary: str, path: Path, progress: checkpoint.Progress) -> None:

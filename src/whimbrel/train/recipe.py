@@ -9,6 +9,7 @@ from whimbrel.train.schedule import Schedule
 from whimbrel.train.spikes import SpikeRule
 
 PRECISIONS = ("fp32", "bf16", "fp8")
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +57,10 @@ class Recipe:
     """the largest norm of the gradient"""
     precision: str = "fp32"
     """fp32; bf16: products of matrices in bf16 (autocast), weights and sums in fp32; fp8: the layers' projections
-    through block-wise FP8 operands, emulated (slow: to study the numbers), all else in fp32"""
+    through block-wise FP8 operands, all else in fp32: on Hopper by its tensor cores, elsewhere emulated (slow: to study
+    the numbers; ``fp8.fp8_path`` tells which)"""
+    device: str = "cpu"
+    """cpu or cuda (this process's current one); a run may go on with the other"""
     recompute: bool = False
     """activation checkpointing: layers run again for their gradients; less memory, a third more work"""
     mtp: float = 0.0
@@ -76,6 +80,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise InvalidParameter(f"precision {self.precision!r} is unknown; choose {' or '.join(PRECISIONS)}")
+        if self.device not in DEVICES:
+            raise InvalidParameter(f"device {self.device!r} is unknown; choose {' or '.join(DEVICES)}")
         if self.clip <= 0 or min(self.log_every, self.save_every) < 1:
             raise InvalidParameter(
                 f"clip {self.clip} must be above 0, log_every {self.log_every} and save_every {self.save_every} at least 1"
