@@ -3,12 +3,14 @@
     torchrun --nproc-per-node 2 -m whimbrel.train.distributed RECIPE.toml FOLDER
 
 Every process takes its share of a batch's pieces; PyTorch gathers parameters, averages gradients and keeps a share of
-the optimizer's state in each. The first process writes the log and, at the end, a whole checkpoint, which is the one of
-``train_model``. A run that was stopped begins again: resuming is for one process so far, as are LoRA and spikes.
+the optimizer's state in each. All else is ``train.loop``'s: the first process writes its log and its checkpoints, which
+are those of one process, so that either goes on with the other's; all of them must see the folder. LoRA is for one
+process. With ``device = "cuda"`` each process has a GPU and they talk by NCCL, otherwise by gloo.
 """
 
-import json
+import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,93 +18,152 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from whimbrel.errors import InvalidParameter, UsageError
 from whimbrel.models.config import ModelConfig
-from whimbrel.train import checkpoint
+from whimbrel.train import loop
 from whimbrel.train.batches import Batch, Shards
+from whimbrel.train.checkpoint import Progress
+from whimbrel.train.device import move, training_device
 from whimbrel.train.mixed import open_batches
+from whimbrel.train.mtp import mtp_parameters
 from whimbrel.train.parameters import Parameters
-from whimbrel.train.parametrization import check_scalings, groups, initial_parameters
-from whimbrel.train.pretrain import Student, as_plain
+from whimbrel.train.parametrization import check_scalings, initial_parameters
+from whimbrel.train.pretrain import Student, autocast, check_vocabulary, evaluate_loss, read_curve, run_of
+from whimbrel.train.processes import Losses, OneProcess, backward
 from whimbrel.train.recipe import Recipe
 from whimbrel.train.recipe_file import read_recipe
 
 
 class Network(nn.Module):
-    """The parameter dict as a module, which is what FSDP2 shards; its forward pass is ``Student``'s loss."""
+    """The parameter dict as a module, which is what FSDP2 shards; its forward pass is ``Student``'s losses."""
 
     def __init__(self, config: ModelConfig, parameters: Parameters, recipe: Recipe) -> None:
         super().__init__()
         self.names = {name: name.replace(".", "/") for name in parameters}
         for name, parameter in parameters.items():
             self.register_parameter(self.names[name], parameter)
-        self.config, self.recipe = config, recipe
+        self.student, self.precision = Student(config, parameters, recipe), recipe.precision
 
-    def tensors(self) -> dict[str, nn.Parameter]:
+    def tensors(self) -> Parameters:
         """Under their own names: shares of them outside of a forward pass, whole ones within."""
         return {name: getattr(self, attribute) for name, attribute in self.names.items()}
 
-    def forward(self, batch: Batch, learned: int) -> Tensor:
-        """The batch's share of a mean over so many learned tokens."""
-        return Student(self.config, self.tensors(), self.recipe).part(batch, learned)["loss"]
+    def forward(self, batch: Batch, learned: int) -> Losses:
+        """What some pieces add to means over so many learned tokens."""
+        self.student.parameters = self.tensors()
+        with autocast(self.precision, self.student.device.type):
+            return self.student.part(batch, learned)
 
 
-def train_sharded(config: ModelConfig, recipe: Recipe, shards: Shards, folder: str | Path) -> list[float]:
-    """Train on all processes of the group that torchrun describes; returns the loss of every step, the same in each.
+class Sharded(OneProcess):
+    """Shares of parameters and optimizer state; every method is called by all processes together."""
 
-    Raises InvalidParameter where a batch has fewer pieces than there are processes, or the recipe asks for what is not
-    here: parts, mtp, start.
+    def __init__(self) -> None:
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.writes = self.rank == 0
+
+    def backward(self, parts: Losses | Iterable[Losses]) -> dict[str, float]:
+        """The sums over all processes, the same numbers in each: from them follows whether a batch is skipped."""
+        names, values = backward(parts, self.world)  # FSDP2 averages over processes, and the loss is a sum over them
+        together = torch.stack([value.float() for value in values])
+        dist.all_reduce(together)
+        dist.broadcast(together, 0)  # sums in another order are other numbers
+        sums: dict[str, float] = {}
+        for name, value in zip(names, together.tolist(), strict=True):
+            sums[name] = sums.get(name, 0.0) + value
+        return sums
+
+    def clip(self, parameters: Parameters, limit: float) -> float:
+        """The norm of the whole gradient, the same number in each process."""
+        norm = _whole(nn.utils.clip_grad_norm_(parameters.values(), limit))
+        dist.broadcast(norm, 0)
+        return float(norm.item())
+
+    def state(self, parameters: Parameters, optimizer: torch.optim.Optimizer) -> Progress:
+        """Whole tensors in the memory of the first process, nothing in the others."""
+        shares = optimizer.state_dict()
+        states = {
+            index: {key: self._gathered(value) for key, value in state.items()}
+            for index, state in shares["state"].items()
+        }
+        whole = {name: self._gathered(tensor.detach()) for name, tensor in parameters.items()}
+        return Progress(step=0, parameters=whole, optimizer={**shares, "state": states})
+
+    @torch.no_grad()
+    def restore(self, parameters: Parameters, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Each process keeps its share. Raises ValueError where the optimizer has other groups."""
+        for name, tensor in parameters.items():
+            tensor.copy_(_like(progress.parameters[name], tensor))
+        owners = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+        if set(progress.optimizer["state"]) - set(range(len(owners))):
+            raise ValueError("it has more tensors")
+        states = {
+            index: {key: _like(value, owners[index]) if value.ndim else value for key, value in state.items()}
+            for index, state in progress.optimizer["state"].items()
+        }
+        optimizer.load_state_dict({**progress.optimizer, "state": states})
+
+    def _gathered(self, value: Any) -> Any:
+        """One tensor at a time, so that a device never holds a second whole model."""
+        if not isinstance(value, Tensor):
+            return value
+        whole = _whole(value)
+        return whole.cpu() if self.writes else whole.new_empty(0)
+
+
+def train_sharded(config: ModelConfig, recipe: Recipe, shards: Shards, folder: str | Path) -> int:
+    """Train on all processes of the group that torchrun describes; goes on where a run was stopped. Returns the steps.
+
+    Raises what ``train_model`` raises, and InvalidParameter where a batch has fewer pieces than there are processes.
     """
-    if recipe.batch.parts != 1 or recipe.mtp or recipe.start is not None:
-        raise InvalidParameter("parts, mtp and start are for one process so far; take them out of the recipe")
     check_scalings(config, recipe.optimizer)
-    rank, world = dist.get_rank(), dist.get_world_size()
+    device = training_device(recipe.device)
+    processes = Sharded()
     batches = open_batches(shards, recipe.batch, recipe.seed)
-    network = Network(config, initial_parameters(config, recipe.optimizer, recipe.seed), recipe)
-    fully_shard(network, mesh=init_device_mesh("cpu", (world,)))
-    chosen = groups(config, recipe.optimizer, network.tensors())
-    optimizer = torch.optim.AdamW(
-        chosen, lr=recipe.schedule.peak, betas=recipe.optimizer.betas, eps=recipe.optimizer.eps
-    )
-    losses = []
-    for step in range(recipe.schedule.total):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.schedule.rate(step) * group["rate_scale"]
+    check_vocabulary(config, batches)
+    parameters = initial_parameters(config, recipe.optimizer, recipe.seed)
+    if recipe.mtp:
+        parameters |= mtp_parameters(config, parameters)
+    move(parameters.values(), device)
+    network = Network(config, parameters, recipe)
+    fully_shard(network, mesh=init_device_mesh(device.type, (processes.world,)))
+    assert isinstance(network, FSDPModule)  # what fully_shard makes of it
+
+    def losses(step: int) -> Iterator[Losses]:
         batch = batches.batch(step)
-        shares = batch.split(world)
-        if len(shares) < world:
-            raise InvalidParameter(
-                f"step {step}: {len(batch.cu_seqlens) - 1} pieces can't be shared by {world} processes; "
-                "give the batch more rows"
-            )
-        loss = network(shares[rank], max(1, batch.learned))
-        (loss * world).backward()  # FSDP2 averages over processes, and the loss is a sum over them
-        nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        total = loss.detach().clone()
-        dist.all_reduce(total)
-        losses.append(total.item())
-    _save(network, config, recipe, batches.vocabulary, losses, Path(folder), rank)
-    return losses
+        mine = share(batch, processes.rank, processes.world, recipe.batch.parts, step)
+        for index, part in enumerate(mine):
+            network.set_requires_gradient_sync(index + 1 == len(mine))
+            yield network(part, max(1, batch.learned))
+
+    sharded = network.tensors()
+    return loop.train(sharded, losses, run_of(config, recipe, sharded, batches, Path(folder)), processes=processes)
 
 
-def _save(
-    network: Network, config: ModelConfig, recipe: Recipe, vocabulary: str, losses: list[float], folder: Path, rank: int
-) -> None:
-    whole: dict[str, Any] = {}
-    for name, tensor in network.tensors().items():  # every process takes part in gathering
-        whole[name] = tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
-    if rank:
-        return
-    meta = {"config": config.to_hf(), "recipe": as_plain(recipe), "vocabulary": vocabulary}
-    state = {"version": checkpoint.VERSION, "step": len(losses), "parameters": whole, "optimizer": {}, "meta": meta}
-    checkpoint.write_state(folder / checkpoint.LATEST, state)
-    lines = [json.dumps({"step": step, "loss": round(loss, 5)}) for step, loss in enumerate(losses)]
-    (folder / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+def share(batch: Batch, rank: int, world: int, parts: int, step: int) -> list[Batch]:
+    """A process's parts of a batch: equally many in each, since all gather parameters together; fewer than ``parts``
+    where the pieces don't suffice. Raises InvalidParameter, in all processes, where they don't suffice for one each."""
+    for count in range(parts, 0, -1):
+        found = batch.split(world * count)
+        if len(found) == world * count:
+            return found[rank * count : (rank + 1) * count]
+    raise InvalidParameter(
+        f"step {step}: {len(batch.cu_seqlens) - 1} pieces can't be shared by {world} processes; give the batch more rows"
+    )
+
+
+def _whole(value: Tensor) -> Tensor:
+    whole: Tensor = value.full_tensor() if isinstance(value, DTensor) else value
+    return whole
+
+
+def _like(whole: Tensor, tensor: Tensor) -> Tensor:
+    """A whole tensor cut as another one is."""
+    assert isinstance(tensor, DTensor)
+    return distribute_tensor(whole.to(tensor.device), tensor.device_mesh, tensor.placements)
 
 
 def main(recipe: str, folder: str) -> None:
@@ -110,13 +171,22 @@ def main(recipe: str, folder: str) -> None:
     asked = read_recipe(recipe, "pretrain")
     if asked.config is None:
         raise UsageError(f"{recipe}: only new models are trained by several processes so far; give sizes in [model]")
-    dist.init_process_group("gloo")
+    cuda = training_device(asked.recipe.device).type == "cuda"
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if cuda else "gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
     try:
-        losses = train_sharded(asked.config, asked.recipe, list(asked.shards), folder)
-        if dist.get_rank() == 0:
-            print(f"loss {losses[-1]:.4f} after {len(losses)} steps of {dist.get_world_size()} processes")
+        steps = train_sharded(asked.config, asked.recipe, list(asked.shards), folder)
     finally:
         dist.destroy_process_group()
+    if rank:
+        return
+    curve = read_curve(folder)
+    print(f"{f'loss {curve[-1][1]:.4f} ' if curve else ''}after {steps} steps of {world} processes")
+    if asked.held_out:
+        sequence, device = asked.recipe.batch.sequence, asked.recipe.device
+        print(f"held out {evaluate_loss(folder, list(asked.held_out), sequence=sequence, device=device):.4f}")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def train_model(
             "to standard and mtp to 0, and hold nothing out (measure the merged model)"
         )
     batches = open_batches(shards, recipe.batch, recipe.seed)
-    _check_vocabulary(config, batches)
+    check_vocabulary(config, batches)
     parameters = parameters or initial_parameters(config, recipe.optimizer, recipe.seed)
     base: Parameters | None = None
     if lora is not None:
@@ -285,7 +285,8 @@ def _same_model_and_text(config: Mapping[str, Any], vocabulary: str, path: Path,
         )
 
 
-def _check_vocabulary(config: ModelConfig, batches: Batches | Mixed) -> None:
+def check_vocabulary(config: ModelConfig, batches: Batches | Mixed) -> None:
+    """Raise FormatError where the shards have more tokens than the model."""
     if batches.vocab_size > config.vocab_size:
         raise FormatError(
             f"the shards' vocabulary has {batches.vocab_size} tokens, the model's {config.vocab_size}; "
