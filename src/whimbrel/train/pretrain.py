@@ -22,7 +22,7 @@ from whimbrel.ops.table import OpTable
 from whimbrel.train import checkpoint, loop, network
 from whimbrel.train.batches import Batch, Batches, Shards
 from whimbrel.train.device import DeviceRope, move, training_device
-from whimbrel.train.fp8 import fp8_linear
+from whimbrel.train.fp8 import fp8_linear, fp8_path
 from whimbrel.train.lora import Lora, lora_parameters, merged
 from whimbrel.train.mixed import Mixed, open_batches
 from whimbrel.train.mtp import PREFIX, mtp_loss, mtp_parameters
@@ -122,7 +122,10 @@ def run_of(
     folder: Path,
     watchers: Sequence[loop.Watcher] = (),
 ) -> loop.Run:
-    """A recipe as the loop takes it."""
+    """A recipe as the loop takes it; what its checkpoints say about it is here too, which path FP8 took included."""
+    meta = {"config": config.to_hf(), "recipe": as_plain(recipe), "vocabulary": batches.vocabulary}
+    if recipe.precision == "fp8":
+        meta["fp8"] = fp8_path(next(iter(parameters.values())).device)
     return loop.Run(
         folder=folder,
         schedule=recipe.schedule,
@@ -136,7 +139,7 @@ def run_of(
         keep_last=recipe.keep_last,
         start=recipe.start,
         spikes=recipe.spikes,
-        meta={"config": config.to_hf(), "recipe": as_plain(recipe), "vocabulary": batches.vocabulary},
+        meta=meta,
         accept=partial(_same_model_and_text, config.to_hf(), batches.vocabulary),
         watchers=watchers,
     )
