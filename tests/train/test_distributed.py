@@ -97,6 +97,37 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(threads)
 
 
+def on_gpus(folder: Path) -> None:
+    """One process of as many as there are GPUs, at most two."""
+    from torch import distributed as dist
+
+    from whimbrel.train import distributed
+
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl")
+    try:
+        distributed.train_sharded(CONFIG, replace(HALF, device="cuda"), shard(folder), folder / "cuda")
+        distributed.train_sharded(CONFIG, replace(RECIPE, device="cuda"), shard(folder), folder / "cuda")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch finds none")
+def test_gpus_over_nccl_are_one_process(tmp_path: Path) -> None:
+    """Stopped and resumed, and then what they wrote is what the CPU goes on with."""
+    count = min(2, torch.cuda.device_count())
+    data = shard(tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    done = subprocess.run(
+        [*command, __file__, str(tmp_path), "cuda"], check=False, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    wanted = train_model(CONFIG, RECIPE, data, tmp_path / "one")
+    assert losses(tmp_path / "cuda") == pytest.approx([loss for _, loss in wanted.curve], rel=1e-3)
+    assert train_model(CONFIG, RECIPE, data, tmp_path / "cuda").steps == 12
+
+
 def two_processes(folder: Path) -> None:
     """One of them."""
     from torch import distributed as dist
@@ -180,4 +211,4 @@ def test_pieces_are_shared(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    two_processes(Path(sys.argv[1]))
+    (on_gpus if "cuda" in sys.argv[2:] else two_processes)(Path(sys.argv[1]))

@@ -20,6 +20,7 @@ from whimbrel.models.config import ModelConfig
 from whimbrel.ops.table import OpTable
 from whimbrel.train.batches import Batch
 from whimbrel.train.head_loss import head_loss
+from whimbrel.train.packed_view import PackedView
 from whimbrel.train.parameters import decoder_params
 
 Ids = npt.NDArray[np.int32]
@@ -55,7 +56,7 @@ def packed_hidden_states(
 
     ``recompute`` keeps nothing inside a layer and runs it again for its gradients: less memory, a third more work.
     """
-    cache = DenseView(config.num_key_value_heads, config.head_dim)
+    cache = PackedView(config.num_key_value_heads, config.head_dim)
     params, inputs = decoder_params(config, tensors), packed_inputs(batch)
     again = partial(checkpoint, use_reentrant=False) if recompute else None
     return decoder.forward(params, config, ops, rope, inputs, cache, again)  # type: ignore[no-any-return]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from whimbrel.train.packed_attention import attend
+from whimbrel.train.packed_view import PackedView
 
 
 class PaddedAttention:
@@ -32,8 +33,11 @@ class PaddedAttention:
             return attend(q, inputs, cache, layer, scale=scale, blocks=blocks)
         if self._last is None or self._last[0] is not inputs.cu_seqlens:
             self._last = inputs.cu_seqlens, Padding(inputs.cu_seqlens, q.device)
-        stored = [cache.read(layer, sequence, inputs) for sequence in range(len(inputs.kv_lengths))]
-        keys, values = (torch.cat([pair[part] for pair in stored]) for part in (0, 1))
+        if isinstance(cache, PackedView):
+            keys, values = cache.packed(layer)
+        else:
+            stored = [cache.read(layer, sequence, inputs) for sequence in range(len(inputs.kv_lengths))]
+            keys, values = (torch.cat([pair[part] for pair in stored]) for part in (0, 1))
         return padded_attention(q, keys, values, self._last[1], scale).flatten(1)
 
 
