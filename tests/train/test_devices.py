@@ -4,17 +4,21 @@ Where there is no GPU, a made-up device stands in: tensors without data that kno
 mixes devices is an error (torch's fake tensors). That finds what was left behind on the CPU; numbers it can't check.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from whimbrel.attention.sparse import SparseConfig
 from whimbrel.errors import InvalidParameter, UnsupportedCapability
 from whimbrel.formats.shards import ShardWriter
 from whimbrel.models.config import ModelConfig
@@ -106,8 +110,10 @@ CASES: dict[str, dict[str, object]] = {
     "two parts": {"batch": BatchShape(sequence=32, rows=4, parts=2)},
     "mtp, recomputed": {"mtp": 0.3, "recompute": True},
     "fp8": {"precision": "fp8"},
-    "lora": {"mtp": 0.0},
+    "lora": {},
+    "sparse": {},
 }
+SPARSE = replace(CONFIG, sparse=SparseConfig(topk=2, window_size=0, dense_len=-1, use_nope=True))
 
 
 def test_everything_follows_the_parameters(tmp_path: Path) -> None:
@@ -125,6 +131,14 @@ def elsewhere(parameters: Parameters, place: torch.device) -> Parameters:
     return {name: torch.nn.Parameter(tensor.detach().to(place)) for name, tensor in parameters.items()}
 
 
+@contextlib.contextmanager
+def no_data() -> Iterator[None]:
+    """What sparse attention asks of data, whether all rows are dense and how many: no, and none."""
+    answers = {"__bool__": lambda self: False, "__int__": lambda self: 0}
+    with mock.patch.multiple(torch.Tensor, **answers):
+        yield
+
+
 def steps_elsewhere(path: str) -> None:
     """A step of each case on a device that is none."""
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -135,7 +149,8 @@ def steps_elsewhere(path: str) -> None:
     place = torch.device("elsewhere", 0)
     for name, changes in CASES.items():
         batches = Batches(path, sequence=32, rows=4)
-        with FakeTensorMode():
+        config = SPARSE if name == "sparse" else CONFIG
+        with FakeTensorMode(), no_data():
             recipe = replace(RECIPE, **changes)  # type: ignore[arg-type]
             parameters, base = initial_parameters(CONFIG, RECIPE.optimizer), None
             lora = Lora() if name == "lora" else None
@@ -145,7 +160,7 @@ def steps_elsewhere(path: str) -> None:
                 parameters |= mtp_parameters(CONFIG, parameters)
             parameters, base = elsewhere(parameters, place), base and elsewhere(base, place)
             optimizer = torch.optim.AdamW(parameters.values())
-            student = Student(CONFIG, parameters, recipe, base, lora)
+            student = Student(config, parameters, recipe, base, lora)
             _, values = backward(student.losses(batches.batch(0)))
             torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
             optimizer.step()
