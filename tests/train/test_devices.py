@@ -18,6 +18,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.utils import backend_registration
+
 from whimbrel.attention.sparse import SparseConfig
 from whimbrel.errors import InvalidParameter, UnsupportedCapability
 from whimbrel.formats.shards import ShardWriter
@@ -35,6 +37,7 @@ from whimbrel.train.parametrization import Optimizer, initial_parameters
 from whimbrel.train.pretrain import Student, evaluate_loss, token_loss, train_model
 from whimbrel.train.processes import backward
 from whimbrel.train.recipe import BatchShape, Recipe
+from whimbrel.train.recipe_file import read_recipe
 from whimbrel.train.schedule import WSD
 
 CONFIG = ModelConfig(
@@ -105,6 +108,18 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
             evaluate_loss(tmp_path / "run", tmp_path / "a.shard", device="cuda")
 
 
+def test_a_recipe_file_names_its_device(tmp_path: Path) -> None:
+    text = (
+        '[model]\nfrom = "model"\n[data]\nshards = "a.shard"\n[run]\ndevice = "cuda"\n'
+        '[schedule]\nname = "cosine"\npeak = 0.01\nwarmup = 2\ntotal = 8\n'
+    )
+    (tmp_path / "recipe.toml").write_text(text)
+    assert read_recipe(tmp_path / "recipe.toml", "pretrain").recipe.device == "cuda"
+    (tmp_path / "recipe.toml").write_text(text.replace('"cuda"', '"tpu"'))
+    with pytest.raises(InvalidParameter, match="recipe.toml: device 'tpu' is unknown"):
+        read_recipe(tmp_path / "recipe.toml", "pretrain")
+
+
 CASES: dict[str, dict[str, object]] = {
     "fp32": {},
     "two parts": {"batch": BatchShape(sequence=32, rows=4, parts=2)},
@@ -116,6 +131,10 @@ CASES: dict[str, dict[str, object]] = {
 SPARSE = replace(CONFIG, sparse=SparseConfig(topk=2, window_size=0, dense_len=-1, use_nope=True))
 
 
+@pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason=f"torch {torch.__version__} can't make up a device from Python",
+)
 def test_everything_follows_the_parameters(tmp_path: Path) -> None:
     """Forward, backward and the optimizer's step, in a process of its own, since a device is known to all of torch."""
     done = subprocess.run(
@@ -142,9 +161,8 @@ def no_data() -> Iterator[None]:
 def steps_elsewhere(path: str) -> None:
     """A step of each case on a device that is none."""
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-    _setup_privateuseone_for_python_backend("elsewhere")
+    backend_registration._setup_privateuseone_for_python_backend("elsewhere")
     torch.elsewhere.get_amp_supported_dtype = lambda: [torch.bfloat16]  # type: ignore[attr-defined]
     place = torch.device("elsewhere", 0)
     for name, changes in CASES.items():

@@ -107,6 +107,7 @@ def test_fp8_learns_like_fp32(tmp_path: Path) -> None:
     exact = train_model(CONFIG, recipe(30), data, tmp_path / "exact")
     coarse = train_model(CONFIG, recipe(30, precision="fp8"), data, tmp_path / "coarse")
     assert coarse.loss == pytest.approx(exact.loss, rel=0.05) and coarse.curve != exact.curve
+    assert load_checkpoint(coarse.checkpoint)[2]["fp8"] == "emulated"
 
 
 def test_mtp_learns_the_token_after_the_next(tmp_path: Path) -> None:

@@ -124,12 +124,7 @@ def train_sharded(config: ModelConfig, recipe: Recipe, shards: Shards, folder: s
     processes = Sharded()
     batches = open_batches(shards, recipe.batch, recipe.seed)
     check_vocabulary(config, batches)
-    parameters = initial_parameters(config, recipe.optimizer, recipe.seed)
-    if recipe.mtp:
-        parameters |= mtp_parameters(config, parameters)
-    move(parameters.values(), device)
-    network = Network(config, parameters, recipe)
-    fully_shard(network, mesh=init_device_mesh(device.type, (processes.world,)))
+    network = sharded_network(config, recipe, device, processes.world)
     assert isinstance(network, FSDPModule)  # what fully_shard makes of it
 
     def losses(step: int) -> Iterator[Losses]:
@@ -139,8 +134,20 @@ def train_sharded(config: ModelConfig, recipe: Recipe, shards: Shards, folder: s
             network.set_requires_gradient_sync(index + 1 == len(mine))
             yield network(part, max(1, batch.learned))
 
-    sharded = network.tensors()
-    return loop.train(sharded, losses, run_of(config, recipe, sharded, batches, Path(folder)), processes=processes)
+    shares = network.tensors()
+    return loop.train(shares, losses, run_of(config, recipe, shares, batches, Path(folder)), processes=processes)
+
+
+def sharded_network(config: ModelConfig, recipe: Recipe, device: torch.device, world: int) -> Network:
+    """Fresh parameters, of which this process keeps its share; nobody holds the whole ones afterwards."""
+    parameters = initial_parameters(config, recipe.optimizer, recipe.seed)
+    if recipe.mtp:
+        parameters |= mtp_parameters(config, parameters)
+    move(parameters.values(), device)
+    network = Network(config, parameters, recipe)
+    fully_shard(network, mesh=init_device_mesh(device.type, (world,)))
+    network.student.parameters = network.tensors()
+    return network
 
 
 def share(batch: Batch, rank: int, world: int, parts: int, step: int) -> list[Batch]:
