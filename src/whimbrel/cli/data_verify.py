@@ -18,8 +18,14 @@ def verify_candidates(
     candidates: Annotated[list[str], typer.Argument(metavar="NAME=SHARDS...", help="Candidate sets, as token shards.")],
     base: Annotated[Path, typer.Option("--base", help="A checkpoint of the trainer, almost trained.")],
     default: Annotated[list[str], typer.Option("--default", help="Shards of the default mix.")],
-    held_out: Annotated[list[str], typer.Option("--held-out", help="NAME=SHARDS; each document is an item.")],
     output: data.Output,
+    held_out: Annotated[
+        list[str] | None, typer.Option("--held-out", help="NAME=SHARDS; each document is an item.")
+    ] = None,
+    items: Annotated[
+        list[str] | None, typer.Option("--items", help="NAME=FILE.jsonl, as tunnel items writes them.")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="The model's, for --items.")] = None,
     tokens: Annotated[Any, typer.Option("--tokens", parser=options.quantity, help="Of one annealing.")] = "1m",
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of each candidate.", min=1)] = 3,
     share: Annotated[float, typer.Option("--share", help="Of the candidate in its mix.")] = 0.3,
@@ -43,7 +49,7 @@ def verify_candidates(
     annealer = Annealer(
         base=str(base),
         default=tuple(_shards(default)),
-        held_out={name: tuple(found) for name, found in _named(held_out).items()},
+        held_out=_benchmarks(held_out or [], items or [], tokenizer, default, output),
         tokens=tokens,
         scratch_tokens=scratch_tokens,
         sequence=sequence,
@@ -77,6 +83,31 @@ def verify_candidates(
         same = results[0].ranking == results[1].ranking
         ratio = results[0].tokens_per_run / results[1].tokens_per_run
         terminal.result(f"the two rankings are {'the same' if same else 'different'}, at {ratio:.3f} of the tokens")
+
+
+def _benchmarks(
+    held_out: list[str], items: list[str], tokenizer: Path | None, default: list[str], output: Path
+) -> dict[str, tuple[str, ...]]:
+    """Shards by name: those given, and items as shards in the output folder."""
+    from whimbrel.data.proof.items import write_items
+    from whimbrel.formats.shards import ShardReader
+
+    found = {name: tuple(shards) for name, shards in _named(held_out).items()}
+    if items and tokenizer is None:
+        raise InvalidParameter(
+            "--items are texts: give the model's tokenizer with --tokenizer, or shards with --held-out"
+        )
+    for value in items:
+        name, equals, file = value.partition("=")
+        if not (name and equals and file) or name in found:
+            raise InvalidParameter(f"{value!r}: write NAME=FILE.jsonl, each name once")
+        assert tokenizer is not None
+        output.mkdir(parents=True, exist_ok=True)
+        vocabulary = ShardReader(_shards(default)[0]).header.vocabulary
+        found[name] = (str(write_items(file, tokenizer, output / f"items-{name}.shard", vocabulary=vocabulary)),)
+    if not found:
+        raise InvalidParameter("nothing measures the candidates: give --held-out or --items")
+    return found
 
 
 def _tell(result: "Verification") -> None:

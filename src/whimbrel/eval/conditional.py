@@ -93,7 +93,7 @@ def conditional_loss(
     """Score all items. Raises UsageError where no item fits the context (or there is none)."""
     losses, left_out = [], []
     for number, item in enumerate(items, 1):
-        start, ids = _ids(encode, item)
+        start, ids = item_ids(encode, item)
         try:
             if len(ids) > executor.capabilities.max_context:
                 raise PromptTooLong(f"{len(ids)} tokens")
@@ -111,7 +111,7 @@ def conditional_loss(
     return _total(losses, left_out)
 
 
-def _ids(encode: Encode, item: ConditionalItem) -> tuple[int, list[int]]:
+def item_ids(encode: Encode, item: ConditionalItem) -> tuple[int, list[int]]:
     """Ids of the whole, and where the answer's begin: behind what the instruction alone has in common with it."""
     prompt, whole = encode(item.instruction + "\n"), list(encode(f"{item.instruction}\n{item.answer}"))
     start = next(

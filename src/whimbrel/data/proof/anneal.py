@@ -24,7 +24,8 @@ from whimbrel.formats.shards import ShardReader, ShardWriter, open_shards
 class Annealer:
     """``base``: a checkpoint of ``train_model``; ``default``: shards of the default mix; ``held_out``: benchmark -> shards.
 
-    Every document of a held-out shard is an item, its score the negated mean loss per token, up to ``sequence`` tokens of it.
+    Every document of a held-out shard is an item, its score the negated mean loss per token (per marked token, where the shard
+    has marks: ``proof.items`` makes such shards of ScalingBench's items), up to ``sequence`` tokens of it.
     The learning rate starts at ``peak_share`` of the base's peak and falls to a twentieth of that.
     """
 
@@ -112,19 +113,16 @@ class Annealer:
         ops, rope = training_ops(), rope_table(config, self.sequence)
         scores = []
         with torch.no_grad():
-            for ids in _documents(shards, self.sequence + 1):
-                length = len(ids) - 1
-                batch = Batch(
-                    ids[:-1].astype(np.int32),
-                    ids[1:].astype(np.int64),
-                    np.arange(length, dtype=np.int32),
-                    np.array([0, length], np.int32),
-                )
-                scores.append(-token_loss(config, parameters, ops, rope, batch).item() / length)
+            for ids, targets in _documents(shards, self.sequence + 1):
+                length = len(ids)
+                batch = Batch(ids, targets, np.arange(length, dtype=np.int32), np.array([0, length], np.int32))
+                scores.append(-token_loss(config, parameters, ops, rope, batch).item() / batch.learned)
                 if len(scores) == self.items:
                     break
         if not scores:
-            raise InvalidParameter(f"{', '.join(shards)}: no document of two tokens or more to score")
+            raise InvalidParameter(
+                f"{', '.join(shards)}: no document with a token to predict within {self.sequence} tokens"
+            )
         return np.array(scores)
 
 
@@ -166,11 +164,19 @@ def _again(places: list[tuple[ShardReader, int]], order: np.random.Generator) ->
             yield places[at]
 
 
-def _documents(shards: Sequence[str], longest: int) -> "Iterator[NDArray[Any]]":
+def _documents(shards: Sequence[str], longest: int) -> "Iterator[tuple[NDArray[Any], NDArray[Any]]]":
+    """Ids and targets of documents that have something to predict among their first ``longest`` tokens."""
+    from whimbrel.train.batches import IGNORED
+
     for reader in open_shards(shards):
         for at in range(len(reader)):
-            if len(reader[at]) > 1:
-                yield np.asarray(reader[at][:longest])
+            ids = np.asarray(reader[at][:longest])
+            targets = ids[1:].astype(np.int64)
+            if reader.marks is not None:
+                first = int(reader.ends[at]) - int(reader.lengths()[at])
+                targets[reader.marks[first + 1 : first + len(ids)] == 0] = IGNORED
+            if (targets != IGNORED).any():
+                yield ids[:-1].astype(np.int32), targets
 
 
 def _torch() -> Any:
