@@ -218,3 +218,18 @@ def test_verification_with_the_trainer(
         ],
     )  # fmt: skip
     assert again.exit_code == 0 and "the base took about 5,120 from scratch" in again.stdout, again.output
+
+
+def test_items_count_by_their_answers_alone(tmp_path: Path, bpe: Path) -> None:
+    pytest.importorskip("torch", reason="needs the extra [torch]")
+    from whimbrel.data.proof.anneal import _documents
+    from whimbrel.data.proof.items import write_items
+    from whimbrel.train.batches import IGNORED
+
+    item = {"id": "1", "instruction": "What is 2 times 3?", "reasoning": "", "label": "six"}
+    (tmp_path / "items.jsonl").write_text(json.dumps(item) + "\n")
+    shard = write_items(tmp_path / "items.jsonl", bpe, tmp_path / "items.shard", vocabulary="v")
+    [(ids, targets)] = _documents([str(shard)], 513)
+    answer = targets[targets != IGNORED].tolist()
+    text = "".join(Pieces.open(bpe).strings[i] for i in answer)
+    assert "six" in text and len(text) <= 4 and len(ids) == len(targets) > len(answer)

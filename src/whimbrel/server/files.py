@@ -154,7 +154,8 @@ class Files:
 
     def all(self) -> list[File]:
         """The newest first; of one second, the one that came later."""
-        return sorted(reversed(self._files.values()), key=lambda file: file.created_at, reverse=True)
+        latest_first = list(self._files.values())[::-1]
+        return sorted(latest_first, key=lambda file: file.created_at, reverse=True)
 
     def get(self, id: str) -> File:
         """Raises ``ApiError`` 404."""
