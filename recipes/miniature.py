@@ -50,16 +50,22 @@ class Size:
     keep_every: int = 50
     """steps between the stable run's checkpoints"""
     context: int = 2048
-    """what the long stage reaches; its steps are of ``rows`` / 2 x context tokens"""
+    """what the long stage reaches"""
+    long_rows: int = 4
+    """of its steps, and of the supervised stage's: rows of ``context`` tokens"""
     long_steps: int = 40
     sft_steps: int = 150
     precision: str = "fp32"
+    device: str = "cpu"
     mtp: float = 0.3
 
     def shorter(self, steps: int) -> "Size":
         """The same stages in proportion, to try them out."""
         share = steps / self.steps
-        few = lambda number: max(2, round(number * share))
+
+        def few(number: int) -> int:
+            return max(2, round(number * share))
+
         return replace(
             self, steps=steps, earlier=(steps // 2,), keep_every=max(1, steps // 18),
             long_steps=few(self.long_steps), sft_steps=few(self.sft_steps),
@@ -96,7 +102,9 @@ class Size:
 class Miniature:
     """The stages of one run."""
 
-    def __init__(self, folder: Path, size: Size) -> None:
+    def __init__(self, folder: Path, size: Size, *, text: Path | None = None) -> None:
+        """``text``: a .jsonl to train on; None: the speeches, which are fetched."""
+        self.text = text
         self.folder, self.size, self.corpus = folder, size, folder / "corpus"
         self.train_shard, self.held_out = self.corpus / "train.shard", self.corpus / "held_out.shard"
 
@@ -118,7 +126,7 @@ class Miniature:
 
     def data(self) -> dict[str, Any]:
         """Speeches, their BPE, and shards; a few speeches are held out."""
-        prepare(fetch(self.folder / "text"), self.corpus, vocab_size=self.size.vocab_size)
+        prepare(self.text or fetch(self.folder / "text"), self.corpus, vocab_size=self.size.vocab_size)
         return {"train_bytes": self.train_shard.stat().st_size}
 
     def stable(self) -> dict[str, Any]:
@@ -153,8 +161,9 @@ class Miniature:
         recipe = Recipe(
             schedule=schedule,
             optimizer=Optimizer(base_width=BASE_WIDTH),
-            batch=BatchShape(sequence=size.context, rows=size.rows // 2, bounds=run.bounds),
+            batch=BatchShape(sequence=size.context, rows=size.long_rows, bounds=run.bounds),
             precision=size.precision,
+            device=size.device,
             save_every=20,
             log_every=5,
         )
@@ -180,8 +189,9 @@ class Miniature:
                 peak=PEAK / 2, warmup=max(1, size.sft_steps // 20), total=size.sft_steps, decay=size.sft_steps // 3
             ),
             optimizer=Optimizer(base_width=BASE_WIDTH),
-            batch=BatchShape(sequence=size.context, rows=size.rows // 2),
+            batch=BatchShape(sequence=size.context, rows=size.long_rows),
             precision=size.precision,
+            device=size.device,
         )
         result = train_model(config, recipe, task / "train.shard", self.folder / "sft", parameters=_trainable(before))
         end = self._end()
@@ -226,6 +236,7 @@ class Miniature:
             optimizer=Optimizer(base_width=BASE_WIDTH),
             batch=BatchShape(sequence=self.size.sequence, rows=self.size.rows),
             precision=self.size.precision,
+            device=self.size.device,
             mtp=mtp,
             save_every=50,
             keep_every=keep_every,

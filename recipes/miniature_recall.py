@@ -23,7 +23,6 @@ from whimbrel.train import network
 from whimbrel.train.batches import IGNORED, Batches
 from whimbrel.train.ops import training_ops
 from whimbrel.train.sft import Message, write_conversations
-from whimbrel.tunnel.corpus import END
 
 TEMPLATE = (
     "{% for message in messages %}{% if message.role == 'user' %}User: {{ message.content }}\n"
@@ -86,7 +85,7 @@ def write_task(corpus: Path, folder: Path, *, train: int, test: int, far: int) -
     """``train.shard`` (three of four conversations without a passage), and near, far and new (keys) for measuring."""
     folder.mkdir(parents=True, exist_ok=True)
     backend = tokenizers.Tokenizer.from_file(str(corpus / "tokenizer.json"))
-    tokenizer, template = Tokenizer(backend, eos_token_ids=[backend.token_to_id(END)]), ChatTemplate(TEMPLATE)
+    tokenizer, template = Tokenizer(backend), ChatTemplate(TEMPLATE)
     words, rng = Words.of(backend), random.Random(0)
     between = [0 if index % 4 else rng.randrange(16, far) for index in range(400)]
     for name, keys, lengths, count, source in (

@@ -13,6 +13,8 @@ from whimbrel.train.batches import IGNORED
 
 ELEMENTS = 1 << 20
 """Logits of one chunk: 4 MiB."""
+ELEMENTS_ON_A_GPU = 1 << 26
+"""There a chunk is a launch, and what counts is that there are few of them: 256 MiB."""
 
 
 def head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -32,7 +34,8 @@ class _HeadLoss(torch.autograd.Function):
             of_hidden = torch.empty_like(rows) if wanted else None
             of_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-            step = max(32, ELEMENTS // len(weight))
+            elements = ELEMENTS if device == "cpu" else ELEMENTS_ON_A_GPU
+            step = max(32, elements // len(weight))
             for start in range(0, len(rows), step):
                 part, target = rows[start : start + step], targets[start : start + step]
                 logits = (part @ w.t()).float()

@@ -37,7 +37,7 @@ def run_recipe(
             total=asked.recipe.schedule.total,
             tokens=asked.recipe.batch.tokens,
             flops=flops_per_token(config, sequence),
-            peak=matmul_peak(),
+            peak=matmul_peak(asked.recipe.device, asked.recipe.precision),
         )
     ]
     progress = checkpoint.load(target / checkpoint.LATEST)

@@ -81,14 +81,19 @@ def flops_per_token(config: ModelConfig, sequence: int) -> float:
     return 6.0 * (weights + attention)
 
 
-def matmul_peak(size: int = 1024) -> float:
-    """Floating-point operations per second of an fp32 product of squares here and now: the denominator of MFU."""
-    a = torch.ones(size, size)
-    torch.mm(a, a)
+def matmul_peak(device: str = "cpu", precision: str = "fp32") -> float:
+    """Floating-point operations per second of a product of squares here and now: the denominator of MFU.
+
+    In bf16 where a run's products are (``precision`` "bf16" or "fp8").
+    """
+    size = 1024 if device == "cpu" else 8192
+    a = torch.ones(size, size, device=device, dtype=torch.float32 if precision == "fp32" else torch.bfloat16)
     seconds = []
-    for _ in range(5):
+    for _ in range(6):  # the first one warms up
         started = time.perf_counter()
         torch.mm(a, a)
+        if device != "cpu":
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds)
 
