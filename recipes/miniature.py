@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from miniature_eras import TEMPLATE, right_answers, write_task
 from miniature_long import LongRun, draft_acceptance
-from miniature_recall import TEMPLATE, recall, write_task
 from miniature_report import write_report
 from miniature_text import fetch
 from torch import Tensor
@@ -54,7 +54,7 @@ class Size:
     long_rows: int = 4
     """of its steps, and of the supervised stage's: rows of ``context`` tokens"""
     long_steps: int = 40
-    sft_steps: int = 150
+    sft_steps: int = 100
     precision: str = "fp32"
     device: str = "cpu"
     mtp: float = 0.3
@@ -126,7 +126,7 @@ class Miniature:
 
     def data(self) -> dict[str, Any]:
         """Speeches, their BPE, and shards; a few speeches are held out."""
-        prepare(self.text or fetch(self.folder / "text"), self.corpus, vocab_size=self.size.vocab_size)
+        prepare(self._text(), self.corpus, vocab_size=self.size.vocab_size)
         return {"train_bytes": self.train_shard.stat().st_size}
 
     def stable(self) -> dict[str, Any]:
@@ -179,10 +179,10 @@ class Miniature:
         return found | draft_acceptance(self.folder / "mtp", self.held_out, size.sequence)
 
     def sft(self) -> dict[str, Any]:
-        """The long model learns to look words up; measured before and after, near and far, dense and sparse."""
-        size, task = self.size, self.folder / "recall"
-        far = size.context * 3 // 4
-        write_task(self.corpus, task, train=size.sft_steps * 80, test=100, far=far)
+        """The long model learns to date passages; measured before and after, short and long, dense and sparse."""
+        size, task = self.size, self.folder / "eras"
+        long = size.context * 3 // 4
+        write_task(self._text(), self.corpus, task, train=size.sft_steps * 25, test=200, long=long)
         config, before, _ = load_checkpoint(self.folder / "long" / "sparse")
         recipe = Recipe(
             schedule=WSD(
@@ -194,13 +194,12 @@ class Miniature:
             device=size.device,
         )
         result = train_model(config, recipe, task / "train.shard", self.folder / "sft", parameters=_trainable(before))
-        end = self._end()
-        found: dict[str, Any] = told(result) | {"far_tokens": far}
+        found: dict[str, Any] = told(result) | {"long_tokens": long}
         for state, tensors in (("before", before), ("after", load_checkpoint(self.folder / "sft")[1])):
             for kind, chosen in (("sparse", config), ("dense", replace(config, sparse=None))):
                 found[f"{state}_{kind}"] = {
-                    name: recall(chosen, tensors, task / f"{name}.shard", sequence=size.context, end=end)
-                    for name in ("near", "new", "far")
+                    name: right_answers(chosen, tensors, task / f"{name}.shard", sequence=size.context)
+                    for name in ("short", "long")
                 }
         return found
 
@@ -213,6 +212,9 @@ class Miniature:
             text = {"chat_template": TEMPLATE, "eos_token": END, "tokenizer_class": "PreTrainedTokenizerFast"}
             (target / "tokenizer_config.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
         return {"model": str(target)}
+
+    def _text(self) -> Path:
+        return self.text or fetch(self.folder / "text")
 
     def _end(self) -> int:
         import tokenizers
