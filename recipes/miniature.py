@@ -7,20 +7,20 @@ beside them, a longer context with InfLLM v2, multi-token prediction, and a supe
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from miniature_eras import TEMPLATE, right_answers, write_task
 from miniature_long import LongRun, draft_acceptance
+from miniature_reading import Reading
 from miniature_report import write_report
 from miniature_text import fetch
-from torch import Tensor
 
 from whimbrel.models.config import ModelConfig
 from whimbrel.train.export import export_hub
-from whimbrel.train.parameters import Parameters
+from whimbrel.train.parameters import Parameters, trainable
 from whimbrel.train.parametrization import Optimizer, mup_config
 from whimbrel.train.pretrain import TrainResult, load_checkpoint, train_model
 from whimbrel.train.recipe import BatchShape, Recipe
@@ -52,7 +52,7 @@ class Size:
     context: int = 2048
     """what the long stage reaches"""
     long_rows: int = 4
-    """of its steps, and of the supervised stage's: rows of ``context`` tokens"""
+    """of its steps, a quarter of them for each class of lengths, and of the supervised stage's"""
     long_steps: int = 40
     sft_steps: int = 100
     precision: str = "fp32"
@@ -175,8 +175,8 @@ class Miniature:
         kept = self.folder / "stable" / f"step-{size.steps - size.decay:08d}.pt"
         schedule = WSD(peak=PEAK, warmup=max(1, size.decay // 20), total=size.decay, decay=size.decay * 9 // 10)
         for name, weight in (("mtp", size.mtp), ("next", 0.0)):
-            found[name] = told(self._train(name, schedule, parameters=_trainable(load_checkpoint(kept)[1]), mtp=weight))
-        return found | draft_acceptance(self.folder / "mtp", self.held_out, size.sequence)
+            found[name] = told(self._train(name, schedule, parameters=trainable(load_checkpoint(kept)[1]), mtp=weight))
+        return found | draft_acceptance(self.folder / "mtp", self.held_out, size.sequence, size.device)
 
     def sft(self) -> dict[str, Any]:
         """The long model learns to date passages; measured before and after, short and long, dense and sparse."""
@@ -193,13 +193,13 @@ class Miniature:
             precision=size.precision,
             device=size.device,
         )
-        result = train_model(config, recipe, task / "train.shard", self.folder / "sft", parameters=_trainable(before))
+        result = train_model(config, recipe, task / "train.shard", self.folder / "sft", parameters=trainable(before))
         found: dict[str, Any] = told(result) | {"long_tokens": long}
         for state, tensors in (("before", before), ("after", load_checkpoint(self.folder / "sft")[1])):
             for kind, chosen in (("sparse", config), ("dense", replace(config, sparse=None))):
+                reading = Reading(chosen, tensors, size.context, size.device)
                 found[f"{state}_{kind}"] = {
-                    name: right_answers(chosen, tensors, task / f"{name}.shard", sequence=size.context)
-                    for name in ("short", "long")
+                    name: right_answers(reading, task / f"{name}.shard") for name in ("short", "long")
                 }
         return found
 
@@ -257,9 +257,3 @@ def told(result: TrainResult) -> dict[str, Any]:
         "tokens": result.tokens,
         "seconds": round(result.seconds),
     }
-
-
-def _trainable(tensors: Mapping[str, Tensor]) -> Parameters:
-    from torch import nn
-
-    return {name: nn.Parameter(tensor.detach().clone()) for name, tensor in tensors.items()}

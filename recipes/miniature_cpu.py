@@ -1,4 +1,4 @@
-"""The system in miniature, on two cores within the hour: each claim beside what was measured.
+"""The system in miniature, on two cores in about an hour: each claim beside what was measured.
 
     python recipes/miniature_cpu.py /tmp/miniature            # goes on where it was stopped
     python recipes/miniature_cpu.py /tmp/miniature --stages data,stable,long
@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--stages", default=",".join(STAGES))
-    parser.add_argument("--steps", type=int, help="of the long runs, the others in proportion; 900 within the hour")
+    parser.add_argument("--steps", type=int, help="of the long runs, the others in proportion; 900 by default")
     parser.add_argument("--threads", type=int, default=hardware.threads(), help="fewer where others use the cores")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -14,15 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-import torch
+from miniature_reading import Reading
 
 from whimbrel.models.chat import ChatTemplate
-from whimbrel.models.config import ModelConfig
-from whimbrel.models.rope import rope_table
 from whimbrel.models.tokenizer import Tokenizer
-from whimbrel.train import network
-from whimbrel.train.batches import IGNORED, Batches
-from whimbrel.train.ops import training_ops
+from whimbrel.train.batches import IGNORED
 from whimbrel.train.sft import Message, write_conversations
 
 TEMPLATE = (
@@ -73,18 +69,12 @@ def conversations(
         yield [{"role": "user", "content": f"{passage}\n{QUESTION}"}, {"role": "assistant", "content": quarter}]
 
 
-@torch.no_grad()
-def right_answers(config: ModelConfig, tensors: dict[str, torch.Tensor], shard: Path, *, sequence: int) -> float:
+def right_answers(reading: Reading, shard: Path) -> float:
     """The share of answers whose first token is the model's first choice among all tokens."""
-    batches = Batches(shard, sequence=sequence, rows=1)
-    ops, rope = training_ops(), rope_table(config, sequence)
     right = asked = 0
-    for step in range(batches.row_count):
-        batch = batches.batch(step)
+    for batch in reading.rows(shard):
         learned = batch.targets != IGNORED
         rows = np.flatnonzero(learned & ~np.roll(learned, 1))
-        hidden = network.packed_hidden_states(config, tensors, ops, rope, batch)
-        best = network.scores(config, tensors, ops, hidden[rows]).argmax(-1).cpu().numpy()
-        right += int((best == batch.targets[rows]).sum())
+        right += int((reading.choices(reading.hidden(batch)[rows]) == batch.targets[rows]).sum())
         asked += len(rows)
     return right / asked

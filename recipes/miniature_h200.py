@@ -1,10 +1,11 @@
-"""The miniature at 35 million parameters, for 25 minutes of one H200 (or any CUDA device with 40 GB).
+"""The miniature at 35 million parameters, for 25 minutes of one H200 (or another CUDA device).
 
     python recipes/miniature_h200.py /tmp/miniature           # goes on where it was stopped
     python recipes/miniature_h200.py /tmp/miniature --text FILE.jsonl --steps 300
 
 The stages and the report are those of ``miniature.py``. The speeches are read some twenty times over; ``--text`` takes more text
-(an object with ``text`` in each line). Not run yet: no such machine was lent; its time is an estimate from the operations that it takes.
+(an object with ``text`` in each line). Not run yet: no such machine was lent; its time and
+memory are estimates from the operations that it takes.
 """
 
 import argparse

@@ -1,23 +1,20 @@
 """The miniature's longer context: documents of four lengths, two trained variants, losses by position; and drafts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from miniature_reading import Reading
+from torch import Tensor
 
 from whimbrel.attention.sparse import SparseConfig
 from whimbrel.formats.shards import ShardWriter, open_shards
 from whimbrel.models.config import ModelConfig
-from whimbrel.models.rope import rope_table
-from whimbrel.train import checkpoint, network
-from whimbrel.train.batches import IGNORED, Batches
-from whimbrel.train.mtp import mtp_hidden_states
-from whimbrel.train.ops import training_ops
+from whimbrel.train import checkpoint
+from whimbrel.train.parameters import trainable
 from whimbrel.train.pretrain import load_checkpoint, train_model
 from whimbrel.train.recipe import Recipe
 from whimbrel.train.recipe_file import long_config
@@ -44,7 +41,7 @@ class LongRun:
         sparse = long_config(self.config, {"context": self.context, "sparse": asdict(SPARSE)})
         results = {}
         for name, config in (("dense", dense), ("sparse", sparse)):
-            start = {key: nn.Parameter(tensor.detach().clone()) for key, tensor in self.tensors.items()}
+            start = trainable(self.tensors)
             results[name] = train_model(config, recipe, shard, self.folder / name, parameters=start)
         trained = {name: load_checkpoint(self.folder / name)[1] for name in results}
         edges = (0, self.config.max_position_embeddings, self.context // 2, self.context)
@@ -58,7 +55,7 @@ class LongRun:
         }
         return {
             "edges": edges,
-            "losses": {name: self._losses(*variant, edges) for name, variant in variants.items()},
+            "losses": {name: self._losses(*variant, edges, recipe.device) for name, variant in variants.items()},
             "tokens": results["sparse"].tokens,
             "seconds": {name: round(result.seconds) for name, result in results.items()},
             "read": SPARSE.num_blocks * SPARSE.block_size,
@@ -82,42 +79,32 @@ class LongRun:
             writer.close()
         return path
 
-    @torch.no_grad()
-    def _losses(self, config: ModelConfig, tensors: Mapping[str, Tensor], edges: tuple[int, ...]) -> list[float]:
+    def _losses(
+        self, config: ModelConfig, tensors: Mapping[str, Tensor], edges: tuple[int, ...], device: str
+    ) -> list[float]:
         """Nats per token between these positions, over whole windows of held-out speeches."""
-        ops, rope = training_ops(), rope_table(config, self.context)
-        sums, counts = np.zeros(len(edges) - 1), np.zeros(len(edges) - 1)
-        for batch in _windows(self.corpus / "held_out.shard", self.context):
-            hidden = network.packed_hidden_states(config, tensors, ops, rope, batch)
-            for index, (first, end) in enumerate(pairwise(edges)):
-                inside = (batch.positions >= first) & (batch.positions < end)
-                targets = torch.from_numpy(np.where(inside, batch.targets, IGNORED)).to(hidden.device)
-                sums[index] += network.summed_loss(config, tensors, hidden, targets).item()
-                counts[index] += inside.sum()
-        return [float(value) for value in sums / counts]
+        reading = Reading(config, tensors, self.context, device)
+        sums, windows = np.zeros(len(edges) - 1), 0
+        for batch in reading.windows(self.corpus / "held_out.shard"):
+            hidden = reading.hidden(batch)
+            sums += [
+                reading.loss(batch, hidden, (batch.positions >= first) & (batch.positions < end))
+                for first, end in pairwise(edges)
+            ]
+            windows += 1
+        return [float(value) for value in sums / (windows * np.diff(edges))]
 
 
-@torch.no_grad()
-def draft_acceptance(run: Path, held_out: Path, sequence: int) -> dict[str, Any]:
+def draft_acceptance(run: Path, held_out: Path, sequence: int, device: str) -> dict[str, Any]:
     """How often the head's first choice for the token after the next is what the trunk then chooses itself."""
     config, _, _ = load_checkpoint(run)
     progress = checkpoint.load(run / checkpoint.LATEST)
     assert progress is not None
-    tensors, ops, rope = progress.parameters, training_ops(), rope_table(config, sequence)
+    reading = Reading(config, progress.parameters, sequence, device)
     agreed = drafted = 0
-    for batch in _windows(held_out, sequence):
-        hidden = network.packed_hidden_states(config, tensors, ops, rope, batch)
-        drafts = mtp_hidden_states(config, tensors, ops, rope, batch, hidden)
-        own, ahead = (network.scores(config, tensors, ops, rows).argmax(-1) for rows in (hidden, drafts))
+    for batch in reading.windows(held_out):
+        hidden = reading.hidden(batch)
+        own, ahead = reading.choices(hidden), reading.choices(reading.drafts(batch, hidden))
         agreed += int((ahead[:-1] == own[1:]).sum())
         drafted += len(own) - 1
     return {"accepted": agreed / drafted, "drafted": drafted}
-
-
-def _windows(shard: Path, sequence: int) -> Iterator[Any]:
-    """Pieces of full length, one at a time."""
-    batches = Batches(shard, sequence=sequence, rows=1)
-    for step in range(batches.row_count):
-        batch = batches.batch(step)
-        if len(batch.cu_seqlens) == 2 and len(batch.token_ids) == sequence:
-            yield batch

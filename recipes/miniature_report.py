@@ -6,7 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from whimbrel.train.pretrain import read_curve
+from matplotlib.figure import Figure
+
+from whimbrel.train.reporting import plot_loss
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -20,7 +22,7 @@ def write_report(folder: Path, parameters: int) -> Path:
         if all(name in results for name in needed):
             parts.append(part(results))
     if "stable" in results:
-        _plot_losses(folder, [name for name in ("stable", "cosine") if name in results])
+        plot_loss(folder / "losses.png", *(folder / name for name in ("stable", "cosine") if name in results))
     if "long" in results:
         _plot_positions(folder, results["long"])
     path = folder / "report.md"
@@ -31,15 +33,10 @@ def write_report(folder: Path, parameters: int) -> Path:
 def _schedules(results: Results) -> str:
     stable, cosine = results["stable"], results["cosine"]
     apart = stable["held_out_loss"] / cosine["held_out_loss"] - 1
-    rows = [
-        ("WSD, the last tenth decays", stable),
-        ("cosine of the same length", cosine),
-        *(
-            (f"decay from the stable run, {step} steps", run)
-            for step, run in results.get("decays", {}).items()
-            if step.isdigit()
-        ),
-    ]
+    rows = [("WSD, the last tenth decays", stable, 1), ("cosine of the same length", cosine, 1)]
+    for step, run in results.get("decays", {}).items():
+        if step.isdigit():
+            rows.append((f"decay from the stable run, {step} steps", run, 10))
     return (
         f"""## One stable run, every length
 
@@ -50,15 +47,11 @@ losses of shorter runs. Measured: WSD ends {apart:+.2%} from the cosine.
 |---|---|---|---|
 """
         + "".join(
-            f"| {name} | {run['tokens']:,} | {_alone(name, run):,} | {run['held_out_loss']:.4f} |\n"
-            for name, run in rows
+            f"| {name} | {run['tokens']:,} | {run['tokens'] // shared:,} | {run['held_out_loss']:.4f} |\n"
+            for name, run, shared in rows
         )
         + "\n![Training losses](losses.png)\n"
     )
-
-
-def _alone(name: str, run: Mapping[str, Any]) -> int:
-    return int(run["tokens"]) // 10 if name.startswith("decay from") else int(run["tokens"])
 
 
 def _long(results: Results) -> str:
@@ -112,18 +105,9 @@ guess among the four is right in 25%. Claim: an answer can rest on a long text o
 {"".join(rows)}"""
 
 
-def _plot_losses(folder: Path, runs: list[str]) -> None:
-    figure, axes = _figure()
-    for name in runs:
-        steps, losses = zip(*read_curve(folder / name), strict=True)
-        axes.plot(steps, losses, label=name, linewidth=1)
-    axes.set(xlabel="step", ylabel="training loss, nats per token", yscale="log")
-    axes.legend()
-    figure.savefig(folder / "losses.png", dpi=120)
-
-
 def _plot_positions(folder: Path, long: Mapping[str, Any]) -> None:
-    figure, axes = _figure()
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     edges = long["edges"]
     places = [f"{first} to {end}" for first, end in pairwise(edges)]
     for name, losses in long["losses"].items():
@@ -131,12 +115,3 @@ def _plot_positions(folder: Path, long: Mapping[str, Any]) -> None:
     axes.set(xlabel="position", ylabel="held-out loss, nats per token")
     axes.legend(fontsize=8)
     figure.savefig(folder / "positions.png", dpi=120)
-
-
-def _figure() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(figsize=(7, 4), layout="constrained")

@@ -17,8 +17,8 @@ from whimbrel.data.proof.recipe import read_recipe
 from whimbrel.data.proof.verify import verify
 from whimbrel.data.running.local import LocalRunner
 from whimbrel.data.scoring.pieces import Pieces
-from whimbrel.errors import InvalidParameter, UsageError
-from whimbrel.formats.shards import ShardWriter, open_shards
+from whimbrel.errors import FormatError, InvalidParameter, UsageError
+from whimbrel.formats.shards import ShardReader, ShardWriter, open_shards
 
 
 def runs(shift: float, seeds: int = 3, items: int = 50, spread: float = 0.1) -> list[dict[str, Any]]:
@@ -218,18 +218,45 @@ def test_verification_with_the_trainer(
         ],
     )  # fmt: skip
     assert again.exit_code == 0 and "the base took about 5,120 from scratch" in again.stdout, again.output
+    items = tmp_path / "sums.jsonl"
+    items.write_text(json.dumps({"id": "1", "instruction": "2 times 3?", "reasoning": "", "label": "six"}) + "\n")
+    command = [
+        "data", "verify", f"good={tmp_path / 'good.shard'}", "--base", str(tmp_path / "base"), "--default", default,
+        "-o", str(tmp_path / "w"), "--tokens", "2k", "--seeds", "1", "--sequence", "64", "--rows", "4", "--json",
+    ]  # fmt: skip
+    answered = CliRunner().invoke(app, [*command, "--items", f"sums={items}", "--tokenizer", str(bpe)])
+    assert answered.exit_code == 0, answered.output
+    [only] = json.loads(answered.stdout)["verifications"]
+    assert list(only["decisions"]["good"]["benchmarks"]) == ["sums"]
+    for wrong, why in (
+        ([], "nothing measures"),
+        (["--items", f"sums={items}"], "give the model's tokenizer"),
+        (["--items", f"sums={items}", "--tokenizer", str(bpe), "--held-out", f"sums={held}"], "shards and items"),
+    ):
+        refused = CliRunner().invoke(app, [*command, *wrong])
+        assert refused.exit_code and why in refused.output, refused.output
 
 
-def test_items_count_by_their_answers_alone(tmp_path: Path, bpe: Path) -> None:
+def test_items_count_by_their_answers_alone(
+    tmp_path: Path, bpe: Path, made: Callable[[str, list[str]], str], clean: list[str]
+) -> None:
     pytest.importorskip("torch", reason="needs the extra [torch]")
     from whimbrel.data.proof.anneal import _documents
     from whimbrel.data.proof.items import write_items
     from whimbrel.train.batches import IGNORED
 
     item = {"id": "1", "instruction": "What is 2 times 3?", "reasoning": "", "label": "six"}
-    (tmp_path / "items.jsonl").write_text(json.dumps(item) + "\n")
-    shard = write_items(tmp_path / "items.jsonl", bpe, tmp_path / "items.shard", vocabulary="v")
-    [(ids, targets)] = _documents([str(shard)], 513)
+    long = {"id": "2", "instruction": "What is 2 times 3? " * 99, "reasoning": "", "label": "six"}
+    items = tmp_path / "items.jsonl"
+    items.write_text(f"{json.dumps(item)}\n{json.dumps(long)}\n")
+    like = ShardReader(made("like", clean[:2])).header
+    shard, left_out = write_items(items, bpe, tmp_path, like=like, longest=512)
+    assert left_out == ["2"]
+    [(ids, targets)] = _documents([str(shard)], 512)
     answer = targets[targets != IGNORED].tolist()
     text = "".join(Pieces.open(bpe).strings[i] for i in answer)
     assert "six" in text and len(text) <= 4 and len(ids) == len(targets) > len(answer)
+    with pytest.raises(FormatError, match="none of 2 items fits"):
+        write_items(items, bpe, tmp_path, like=like, longest=3)
+    with pytest.raises(FormatError, match="the model's own tokenizer"):
+        write_items(items, bpe, tmp_path, like=replace(like, vocab_size=7), longest=512)

@@ -18,12 +18,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tiny_model import CONFIG, counting_shard
 from torch.utils import backend_registration
 
 from whimbrel.attention.sparse import SparseConfig
 from whimbrel.errors import InvalidParameter, UnsupportedCapability
-from whimbrel.formats.shards import ShardWriter
-from whimbrel.models.config import ModelConfig
 from whimbrel.models.rope import rope_table
 from whimbrel.train.batches import Batches
 from whimbrel.train.causal_attention import causal_attention
@@ -40,18 +39,6 @@ from whimbrel.train.recipe import BatchShape, Recipe
 from whimbrel.train.recipe_file import read_recipe
 from whimbrel.train.schedule import WSD
 
-CONFIG = ModelConfig(
-    model_type="llama",
-    vocab_size=64,
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=16,
-    rms_norm_eps=1e-5,
-    max_position_embeddings=64,
-)
 RECIPE = Recipe(
     schedule=WSD(peak=0.01, warmup=2, total=8, decay=4),
     optimizer=Optimizer(parametrization="standard"),
@@ -59,14 +46,6 @@ RECIPE = Recipe(
     log_every=1,
 )
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch finds none")
-
-
-def shard(folder: Path) -> Path:
-    rng = np.random.default_rng(0)
-    with ShardWriter(folder / "a.shard", vocab_size=64, vocabulary="v") as writer:
-        for length in rng.integers(5, 60, 120):
-            writer.add((rng.integers(64) + np.arange(length)) % 64)
-    return folder / "a.shard"
 
 
 @pytest.mark.parametrize("lengths", [[7], [40, 40, 1, 300, 128, 129, 3], list(range(1, 40))])
@@ -88,7 +67,7 @@ def test_padded_attention_is_packed_attention(lengths: list[int]) -> None:
 
 def test_a_table_on_the_device_is_the_table(tmp_path: Path) -> None:
     """Bit by bit, and for batches one after another."""
-    batches = Batches(shard(tmp_path), sequence=32, rows=4)
+    batches = Batches(counting_shard(tmp_path), sequence=32, rows=4)
     parameters = initial_parameters(CONFIG, RECIPE.optimizer)
     ops, rope = training_ops(), DeviceRope(CONFIG, 32, torch.device("cpu"))
     for step in range(3):
@@ -102,10 +81,10 @@ def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
         replace(RECIPE, device="gpu")
     if not torch.cuda.is_available():
         with pytest.raises(UnsupportedCapability, match="finds no CUDA device here"):
-            train_model(CONFIG, replace(RECIPE, device="cuda"), shard(tmp_path), tmp_path / "run")
+            train_model(CONFIG, replace(RECIPE, device="cuda"), counting_shard(tmp_path), tmp_path / "run")
         assert not (tmp_path / "run").exists()
         with pytest.raises(UnsupportedCapability, match="finds no CUDA device here"):
-            evaluate_loss(tmp_path / "run", tmp_path / "a.shard", device="cuda")
+            evaluate_loss(tmp_path / "run", tmp_path / "v.shard", device="cuda")
 
 
 def test_a_recipe_file_names_its_device(tmp_path: Path) -> None:
@@ -138,7 +117,7 @@ SPARSE = replace(CONFIG, sparse=SparseConfig(topk=2, window_size=0, dense_len=-1
 def test_everything_follows_the_parameters(tmp_path: Path) -> None:
     """Forward, backward and the optimizer's step, in a process of its own, since a device is known to all of torch."""
     done = subprocess.run(
-        [sys.executable, __file__, str(shard(tmp_path))],
+        [sys.executable, __file__, str(counting_shard(tmp_path))],
         check=False, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -197,7 +176,7 @@ def steps_elsewhere(path: str) -> None:
 @needs_cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_cuda_trains_like_the_cpu(tmp_path: Path, precision: str) -> None:
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     asked = replace(RECIPE, precision=precision, mtp=0.3, batch=BatchShape(sequence=32, rows=4, parts=2))
     cpu = train_model(CONFIG, asked, data, tmp_path / "cpu", held_out=data)
     cuda = train_model(CONFIG, replace(asked, device="cuda"), data, tmp_path / "cuda", held_out=data)
@@ -211,7 +190,7 @@ def test_cuda_trains_like_the_cpu(tmp_path: Path, precision: str) -> None:
 @needs_cuda
 def test_a_run_changes_its_device(tmp_path: Path) -> None:
     """Half of it on CUDA, the rest on the CPU."""
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     whole = train_model(CONFIG, RECIPE, data, tmp_path / "cpu")
     train_model(
         CONFIG, replace(RECIPE, device="cuda"), data, tmp_path / "run", watchers=[lambda line: line["step"] == 3]

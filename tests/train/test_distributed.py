@@ -13,32 +13,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tiny_model import MUP_CONFIG as CONFIG
+from tiny_model import counting_shard
+
 from whimbrel.errors import InvalidParameter
-from whimbrel.formats.shards import ShardWriter
-from whimbrel.models.config import ModelConfig
 from whimbrel.train import pretrain
 from whimbrel.train.batches import Batch, Batches
 from whimbrel.train.distributed import share
-from whimbrel.train.parametrization import Optimizer, mup_config
+from whimbrel.train.parametrization import Optimizer
 from whimbrel.train.pretrain import load_checkpoint, read_curve, train_model
 from whimbrel.train.recipe import BatchShape, Recipe
 from whimbrel.train.schedule import WSD
 
-CONFIG = mup_config(
-    ModelConfig(
-        model_type="llama",
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        rms_norm_eps=1e-5,
-        max_position_embeddings=64,
-    ),
-    base_width=16,
-)
 RECIPE = Recipe(
     schedule=WSD(peak=0.01, warmup=2, total=12, decay=4),
     optimizer=Optimizer(base_width=16),
@@ -49,18 +35,10 @@ RECIPE = Recipe(
 )
 HALF = replace(RECIPE, schedule=WSD(peak=0.01, warmup=2, total=6, decay=0))
 """The same first six steps"""
+SHARD = "v.shard"
+"""What ``counting_shard`` writes; processes read one and the same."""
 BROKEN = 3
 """The step whose loss is not a number, where a run is to have one"""
-
-
-def shard(folder: Path) -> Path:
-    rng = np.random.default_rng(0)
-    path = folder / "a.shard"
-    if not path.exists():
-        with ShardWriter(path, vocab_size=64, vocabulary="v") as writer:
-            for length in rng.integers(5, 60, 120):
-                writer.add((rng.integers(64) + np.arange(length)) % 64)
-    return path
 
 
 class Breaks(pretrain.Student):
@@ -83,7 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("runs")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    data = shard(folder)
+    data = counting_shard(folder)
     train_model(CONFIG, RECIPE, data, folder / "one")
     for name in ("one then two", "start"):
         train_model(CONFIG, replace(HALF, keep_every=6), data, folder / name)
@@ -106,8 +84,8 @@ def on_gpus(folder: Path) -> None:
     torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl")
     try:
-        distributed.train_sharded(CONFIG, replace(HALF, device="cuda"), shard(folder), folder / "cuda")
-        distributed.train_sharded(CONFIG, replace(RECIPE, device="cuda"), shard(folder), folder / "cuda")
+        distributed.train_sharded(CONFIG, replace(HALF, device="cuda"), folder / SHARD, folder / "cuda")
+        distributed.train_sharded(CONFIG, replace(RECIPE, device="cuda"), folder / SHARD, folder / "cuda")
     finally:
         dist.destroy_process_group()
 
@@ -117,7 +95,7 @@ def on_gpus(folder: Path) -> None:
 def test_gpus_over_nccl_are_one_process(tmp_path: Path) -> None:
     """Stopped and resumed, and then what they wrote is what the CPU goes on with."""
     count = min(2, torch.cuda.device_count())
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     done = subprocess.run(
         [*command, __file__, str(tmp_path), "cuda"], check=False, capture_output=True, text=True, timeout=200
@@ -134,7 +112,7 @@ def two_processes(folder: Path) -> None:
 
     from whimbrel.train import distributed
 
-    data = shard(folder)
+    data = folder / SHARD
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     try:
@@ -172,7 +150,7 @@ def test_parts_give_the_losses_of_the_whole(runs: Path) -> None:
 def test_each_goes_on_from_the_others_checkpoint(runs: Path) -> None:
     wanted = losses(runs / "one")
     assert losses(runs / "one then two") == pytest.approx(wanted, rel=1e-4)
-    train_model(CONFIG, RECIPE, shard(runs), runs / "two then one")
+    train_model(CONFIG, RECIPE, runs / SHARD, runs / "two then one")
     assert losses(runs / "two then one") == pytest.approx(wanted, rel=1e-4)
     assert losses(runs / "started") == pytest.approx(wanted[6:], rel=1e-4)
     kept, copied = (load_checkpoint(runs / name)[1] for name in ("start/step-00000006.pt", "nothing"))
@@ -190,7 +168,7 @@ def test_a_broken_batch_is_skipped_by_all(runs: Path, monkeypatch: pytest.Monkey
     """Not a number in the second process alone: both leave the weights as they were, as one process would."""
     monkeypatch.setattr(pretrain, "Student", Breaks)
     Breaks.calls = 0
-    train_model(CONFIG, RECIPE, shard(runs), runs / "broken alone")
+    train_model(CONFIG, RECIPE, runs / SHARD, runs / "broken alone")
     assert len(losses(runs / "broken")) == 11
     assert losses(runs / "broken") == pytest.approx(losses(runs / "broken alone"), rel=1e-4)
     line = (runs / "broken" / "log.jsonl").read_text().splitlines()[BROKEN]
@@ -199,7 +177,7 @@ def test_a_broken_batch_is_skipped_by_all(runs: Path, monkeypatch: pytest.Monkey
 
 def test_pieces_are_shared(tmp_path: Path) -> None:
     """Equally many parts in each process, fewer than asked where pieces are few, all pieces once; too few are named."""
-    batch = Batches(shard(tmp_path), sequence=32, rows=4).batch(0)
+    batch = Batches(counting_shard(tmp_path), sequence=32, rows=4).batch(0)
     shares = [share(batch, rank, 2, 2, 0) for rank in range(2)]
     assert [len(parts) for parts in shares] == [2, 2]
     tokens = np.concatenate([part.token_ids for parts in shares for part in parts])

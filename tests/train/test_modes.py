@@ -324,5 +324,5 @@ def test_bad_conversations_are_named(tmp_path: Path) -> None:
 def test_small_things(tmp_path: Path) -> None:
     assert duration(3723) == "1:02:03" and duration(63) == "1:03"
     (tmp_path / "log.jsonl").write_text('{"step": 0, "loss": 2.0}\n{"step": 1, "loss": 9.0, "skipped": "spike"}\n')
-    assert plot_loss(tmp_path, tmp_path / "a.png").exists()
+    assert plot_loss(tmp_path / "a.png", tmp_path).exists()
     assert replace(WSD(peak=1, warmup=0, total=2, decay=1), kind="sqrt").rate(1) == pytest.approx(0.05)

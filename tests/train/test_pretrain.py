@@ -10,36 +10,22 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tiny_model import MUP_CONFIG as CONFIG
+from tiny_model import counting_shard
+
 from whimbrel.errors import FormatError, InvalidParameter, TrainingDiverged, WriteError
-from whimbrel.formats.shards import ShardWriter
-from whimbrel.models.config import ModelConfig
 from whimbrel.models.rope import rope_table
 from whimbrel.train import checkpoint
 from whimbrel.train.batches import IGNORED, Batch, Batches
 from whimbrel.train.mtp import mtp_loss, mtp_parameters, shifted
 from whimbrel.train.network import packed_hidden_states
 from whimbrel.train.ops import training_ops
-from whimbrel.train.parametrization import Optimizer, initial_parameters, initial_std, mup_config, rate_scale
+from whimbrel.train.parametrization import Optimizer, initial_parameters, initial_std, rate_scale
 from whimbrel.train.pretrain import evaluate_loss, load_checkpoint, train_model
 from whimbrel.train.recipe import BatchShape, Recipe
 from whimbrel.train.schedule import WSD, Cosine, step_law, step_law_batch
 from whimbrel.train.spikes import SpikeRule, Spikes
 
-CONFIG = mup_config(
-    ModelConfig(
-        model_type="llama",
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        rms_norm_eps=1e-5,
-        max_position_embeddings=64,
-    ),
-    base_width=16,
-)
 OPTIMIZER = Optimizer(base_width=16)
 
 
@@ -49,15 +35,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def shard(folder: Path, documents: int = 120, vocab_size: int = 64, vocabulary: str = "v") -> Path:
-    """Counting from a random number, by one: easily learned."""
-    rng = np.random.default_rng(0)
-    with ShardWriter(folder / f"{vocabulary}.shard", vocab_size=vocab_size, vocabulary=vocabulary) as writer:
-        for length in rng.integers(5, 60, documents):
-            writer.add((rng.integers(64) + np.arange(length)) % 64)
-    return folder / f"{vocabulary}.shard"
 
 
 def recipe(total: int = 12, **changes: object) -> Recipe:
@@ -72,7 +49,7 @@ def recipe(total: int = 12, **changes: object) -> Recipe:
 
 
 def test_it_learns_and_is_measured(tmp_path: Path) -> None:
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     result = train_model(CONFIG, recipe(40), data, tmp_path / "run", held_out=data)
     assert result.steps == 40 and len(result.curve) == 40 and not result.ended_early
     assert result.curve[0][1] == pytest.approx(np.log(64), rel=0.3)
@@ -85,7 +62,7 @@ def test_it_learns_and_is_measured(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_parts_are_the_same_step(tmp_path: Path, precision: str) -> None:
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     one = train_model(CONFIG, recipe(precision=precision), data, tmp_path / "one")
     parts = train_model(
         CONFIG, recipe(precision=precision, batch=BatchShape(sequence=32, rows=4, parts=3)), data, tmp_path / "parts"
@@ -96,14 +73,14 @@ def test_parts_are_the_same_step(tmp_path: Path, precision: str) -> None:
 
 
 def test_recomputed_layers_give_the_same_curve(tmp_path: Path) -> None:
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     plain = train_model(CONFIG, recipe(), data, tmp_path / "plain")
     again = train_model(CONFIG, recipe(recompute=True), data, tmp_path / "again")
     assert again.curve == plain.curve
 
 
 def test_fp8_learns_like_fp32(tmp_path: Path) -> None:
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     exact = train_model(CONFIG, recipe(30), data, tmp_path / "exact")
     coarse = train_model(CONFIG, recipe(30, precision="fp8"), data, tmp_path / "coarse")
     assert coarse.loss == pytest.approx(exact.loss, rel=0.05) and coarse.curve != exact.curve
@@ -111,7 +88,7 @@ def test_fp8_learns_like_fp32(tmp_path: Path) -> None:
 
 
 def test_mtp_learns_the_token_after_the_next(tmp_path: Path) -> None:
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     train_model(CONFIG, recipe(40, mtp=0.3), data, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["mtp"] < 0.75 * lines[0]["mtp"]
@@ -135,7 +112,7 @@ def test_mtp_targets_stay_inside_their_piece() -> None:
 def test_mtp_gradients_reach_the_trunk(tmp_path: Path) -> None:
     trunk = initial_parameters(CONFIG, OPTIMIZER)
     tensors = {**trunk, **mtp_parameters(CONFIG, trunk)}
-    batch = Batches(shard(tmp_path), sequence=32, rows=2).batch(0)
+    batch = Batches(counting_shard(tmp_path), sequence=32, rows=2).batch(0)
     ops, rope = training_ops(), rope_table(CONFIG, 32)
     hidden = packed_hidden_states(CONFIG, trunk, ops, rope, batch)
     mtp_loss(CONFIG, tensors, ops, rope, batch, hidden).backward()
@@ -151,7 +128,7 @@ def test_mtp_gradients_reach_the_trunk(tmp_path: Path) -> None:
 
 def test_a_decay_begins_at_any_stable_checkpoint(tmp_path: Path) -> None:
     """It is the run that had decayed there from the beginning, bit by bit."""
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     stable = recipe(schedule=WSD(peak=0.01, warmup=2, total=12, decay=0), keep_every=4)
     train_model(CONFIG, stable, data, tmp_path / "stable")
     assert [path.name for path in sorted((tmp_path / "stable").glob("step-*.pt"))] == [
@@ -165,7 +142,7 @@ def test_a_decay_begins_at_any_stable_checkpoint(tmp_path: Path) -> None:
 
 def test_nothing_left_to_do_leaves_a_checkpoint_too(tmp_path: Path) -> None:
     """``start`` at the schedule's end: the run's result is that checkpoint; behind the end there is nothing to mean."""
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     stable = recipe(schedule=WSD(peak=0.01, warmup=2, total=6, decay=0), keep_every=6)
     train_model(CONFIG, stable, data, tmp_path / "stable")
     kept = tmp_path / "stable" / "step-00000006.pt"
@@ -182,7 +159,7 @@ def test_nothing_left_to_do_leaves_a_checkpoint_too(tmp_path: Path) -> None:
 
 
 def test_a_watcher_ends_a_run_and_it_can_go_on(tmp_path: Path) -> None:
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     early = train_model(CONFIG, recipe(), data, tmp_path / "run", watchers=[lambda line: line["step"] == 4])
     assert early.ended_early and early.steps == 5
     resumed = train_model(CONFIG, recipe(), data, tmp_path / "run")
@@ -191,7 +168,7 @@ def test_a_watcher_ends_a_run_and_it_can_go_on(tmp_path: Path) -> None:
 
 def test_a_broken_batch_is_skipped_and_reported(tmp_path: Path) -> None:
     """Not a number once: the step leaves the weights alone. Always: the run ends and says why."""
-    data, parameters = shard(tmp_path), initial_parameters(CONFIG, OPTIMIZER)
+    data, parameters = counting_shard(tmp_path), initial_parameters(CONFIG, OPTIMIZER)
     with torch.no_grad():
         parameters["model.norm.weight"].fill_(float("nan"))
     rule = SpikeRule(patience=3)
@@ -212,7 +189,7 @@ def test_spikes_are_told_from_noise() -> None:
 
 
 def test_a_full_disk_is_named_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     train_model(CONFIG, recipe(), data, tmp_path / "run", watchers=[lambda line: line["step"] == 4])
 
     def full(file: int) -> None:
@@ -261,7 +238,7 @@ def test_schedules() -> None:
 )
 def test_contradictions_are_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidParameter, match=message):
-        train_model(CONFIG, recipe(**change), shard(tmp_path), tmp_path / "run")
+        train_model(CONFIG, recipe(**change), counting_shard(tmp_path), tmp_path / "run")
 
 
 def test_values_are_checked() -> None:
@@ -280,7 +257,7 @@ def test_values_are_checked() -> None:
 
 
 def test_other_architectures_and_vocabularies_are_named(tmp_path: Path) -> None:
-    data = shard(tmp_path)
+    data = counting_shard(tmp_path)
     train_model(CONFIG, recipe(6), data, tmp_path / "run")
     wider = replace(CONFIG, intermediate_size=80)
     with pytest.raises(FormatError, match=r"another architecture: .*gate_proj.weight has shape \[64, 32\], \[80, 32\]"):
@@ -290,9 +267,9 @@ def test_other_architectures_and_vocabularies_are_named(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"another architecture: its scale_emb is 12, 6 was expected"):
         train_model(replace(CONFIG, scale_emb=6.0), recipe(8), data, tmp_path / "run")
     with pytest.raises(FormatError, match="trained on vocabulary v, the shards have u"):
-        train_model(CONFIG, recipe(8), shard(tmp_path, vocabulary="u"), tmp_path / "run")
+        train_model(CONFIG, recipe(8), counting_shard(tmp_path, vocabulary="u"), tmp_path / "run")
     with pytest.raises(FormatError, match="vocabulary has 100 tokens, the model's 64"):
-        train_model(CONFIG, recipe(), shard(tmp_path, 40, 100, "w"), tmp_path / "new")
+        train_model(CONFIG, recipe(), counting_shard(tmp_path, 40, 100, "w"), tmp_path / "new")
     with pytest.raises(FormatError, match="trained on vocabulary v, the shards have w"):
         evaluate_loss(tmp_path / "run", tmp_path / "w.shard", sequence=32)
     (tmp_path / "run" / "state.pt").write_bytes(b"nothing of the kind")

@@ -46,10 +46,15 @@ def verify_candidates(
     from whimbrel.data.proof.anneal import Annealer
     from whimbrel.data.proof.verify import verify
 
+    shards, texts = _named(held_out or []), _items(items or [], tokenizer, default, output, sequence)
+    if both := sorted(shards.keys() & texts.keys()):
+        raise InvalidParameter(f"{both[0]} names shards and items; choose another name for one of them")
+    if not shards | texts:
+        raise InvalidParameter("nothing measures the candidates: give --held-out or --items")
     annealer = Annealer(
         base=str(base),
         default=tuple(_shards(default)),
-        held_out=_benchmarks(held_out or [], items or [], tokenizer, default, output),
+        held_out=shards | texts,
         tokens=tokens,
         scratch_tokens=scratch_tokens,
         sequence=sequence,
@@ -85,28 +90,23 @@ def verify_candidates(
         terminal.result(f"the two rankings are {'the same' if same else 'different'}, at {ratio:.3f} of the tokens")
 
 
-def _benchmarks(
-    held_out: list[str], items: list[str], tokenizer: Path | None, default: list[str], output: Path
+def _items(
+    values: list[str], tokenizer: Path | None, default: list[str], output: Path, sequence: int
 ) -> dict[str, tuple[str, ...]]:
-    """Shards by name: those given, and items as shards in the output folder."""
+    """Items as shards in the output folder, by name."""
     from whimbrel.data.proof.items import write_items
     from whimbrel.formats.shards import ShardReader
 
-    found = {name: tuple(shards) for name, shards in _named(held_out).items()}
-    if items and tokenizer is None:
-        raise InvalidParameter(
-            "--items are texts: give the model's tokenizer with --tokenizer, or shards with --held-out"
-        )
-    for value in items:
-        name, equals, file = value.partition("=")
-        if not (name and equals and file) or name in found:
-            raise InvalidParameter(f"{value!r}: write NAME=FILE.jsonl, each name once")
-        assert tokenizer is not None
-        output.mkdir(parents=True, exist_ok=True)
-        vocabulary = ShardReader(_shards(default)[0]).header.vocabulary
-        found[name] = (str(write_items(file, tokenizer, output / f"items-{name}.shard", vocabulary=vocabulary)),)
-    if not found:
-        raise InvalidParameter("nothing measures the candidates: give --held-out or --items")
+    found: dict[str, tuple[str, ...]] = {}
+    for value in values:
+        name, file = _name_of(value, "FILE.jsonl")
+        if tokenizer is None:
+            raise InvalidParameter("--items are texts: give the model's tokenizer with --tokenizer")
+        like = ShardReader(_shards(default)[0]).header
+        shard, left_out = write_items(file, tokenizer, output, like=like, longest=sequence)
+        if left_out:
+            terminal.note(f"{name}: {len(left_out)} items are longer than {sequence} tokens and left out")
+        found[name] = (str(shard),)
     return found
 
 
@@ -121,14 +121,19 @@ def _tell(result: "Verification") -> None:
     terminal.note(f"{result.tokens_per_run:,} tokens a run, {result.tokens:,} in all, {seconds}")
 
 
-def _named(values: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _named(values: list[str]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
     for value in values:
-        name, equals, pattern = value.partition("=")
-        if not equals or not name or not pattern:
-            raise InvalidParameter(f"{value!r} has no name; write NAME=SHARDS, as clean=out/clean")
-        found.setdefault(name, []).extend(_shards([pattern]))
+        name, pattern = _name_of(value, "SHARDS")
+        found[name] = (*found.get(name, ()), *_shards([pattern]))
     return found
+
+
+def _name_of(value: str, what: str) -> tuple[str, str]:
+    name, _, rest = value.partition("=")
+    if not name or not rest:
+        raise InvalidParameter(f"{value!r} has no name; write NAME={what}, as clean=out/clean")
+    return name, rest
 
 
 def _shards(patterns: list[str]) -> list[str]:

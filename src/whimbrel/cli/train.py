@@ -124,7 +124,7 @@ def _train(
     if plot is not None:
         from whimbrel.train.reporting import plot_loss
 
-        plot_loss(out, plot)
+        plot_loss(plot, out)
     if export is not None:
         export_run(asked, out, export, tokenizer, dtype)
     if gguf is not None and export is not None:

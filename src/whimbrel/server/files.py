@@ -153,7 +153,7 @@ class Files:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def all(self) -> list[File]:
-        """The newest first; of one second, the one that came later."""
+        """The newest first; of one second, the one that came later, as long as the server runs."""
         latest_first = list(self._files.values())[::-1]
         return sorted(latest_first, key=lambda file: file.created_at, reverse=True)
 

@@ -126,15 +126,20 @@ class Batches:
     def _read(self, pieces: Int64) -> Batch:
         ids, targets, positions = [], [], []
         for shard_index, first, length in pieces.tolist():
-            shard = self.shards[shard_index]
-            ids.append(shard.tokens[first : first + length].astype(np.int32))
-            target = shard.tokens[first + 1 : first + length + 1].astype(np.int64)
-            if shard.marks is not None:
-                target[shard.marks[first + 1 : first + length + 1] == 0] = IGNORED
-            targets.append(target)
+            inputs, outputs = ids_and_targets(self.shards[shard_index], first, length)
+            ids.append(inputs)
+            targets.append(outputs)
             positions.append(np.arange(length, dtype=np.int32))
         bounds = np.concatenate([[0], np.cumsum(pieces[:, 2])]).astype(np.int32)
         return Batch(np.concatenate(ids), np.concatenate(targets), np.concatenate(positions), bounds)
+
+
+def ids_and_targets(shard: ShardReader, first: int, length: int) -> tuple[Int32, Int64]:
+    """``length`` inputs from a shard's token ``first`` on, and the token after each, ``IGNORED`` where marks say so."""
+    targets = shard.tokens[first + 1 : first + length + 1].astype(np.int64)
+    if shard.marks is not None:
+        targets[shard.marks[first + 1 : first + length + 1] == 0] = IGNORED
+    return shard.tokens[first : first + length].astype(np.int32), targets
 
 
 def as_readers(shards: Shards) -> list[ShardReader]:

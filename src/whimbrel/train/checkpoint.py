@@ -31,7 +31,7 @@ class Progress:
 def save(path: Path, progress: Progress) -> None:
     """Write beside ``path``, then rename: an interruption leaves the previous file, never half of one.
 
-    ``meta`` is plain data (numbers, texts, lists, dicts). Raises WriteError where the disk is full or refuses.
+    ``progress.meta`` is plain data (numbers, texts, lists, dicts). Raises WriteError where the disk is full or refuses.
     """
     state = {
         "version": VERSION,
@@ -40,11 +40,6 @@ def save(path: Path, progress: Progress) -> None:
         "optimizer": progress.optimizer,
         "meta": dict(progress.meta),
     }
-    write_state(path, state)
-
-
-def write_state(path: Path, state: dict[str, Any]) -> None:
-    """``torch.save`` that ends in a whole file or none. Raises WriteError."""
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

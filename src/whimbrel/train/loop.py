@@ -82,7 +82,7 @@ def train(
     optimizer = _optimizer(parameters, run)
     step, spikes, begun = _resume(run, parameters, optimizer, processes)
     if processes.writes:
-        _trim_log(run.folder / "log.jsonl", step)
+        _begin_log(run.folder / "log.jsonl", step)
     stop = run.schedule.total if stop is None else min(stop, run.schedule.total)
     ended = False
     if step >= stop and not begun:  # nothing is left to do after ``start``; the run's checkpoint is that one
@@ -177,10 +177,9 @@ def _save(
         checkpoint.keep(path, step, run.keep_last)
 
 
-def _trim_log(path: Path, step: int) -> None:
-    """Lines of steps that are done again were written after the checkpoint; the last one may be half a line."""
-    if not path.exists():
-        path.touch()
+def _begin_log(path: Path, step: int) -> None:
+    """An empty log, or the old one without the steps that are done again: lines behind the checkpoint, the last perhaps half."""
+    path.touch()
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = []
     for line in lines:

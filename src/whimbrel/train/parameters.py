@@ -31,6 +31,11 @@ def random_parameters(config: ModelConfig, seed: int = 0) -> Parameters:
     return parameters
 
 
+def trainable(tensors: Mapping[str, Tensor]) -> Parameters:
+    """Copies to go on from: what is trained leaves a loaded checkpoint's tensors as they are."""
+    return {name: nn.Parameter(tensor.detach().clone()) for name, tensor in tensors.items()}
+
+
 def decoder_params(config: ModelConfig, tensors: Mapping[str, Tensor]) -> Params:
     """The same tensors as ``models.decoder`` takes them; nothing is copied. Raises ``KeyError`` for a missing name."""
     family = config.family

@@ -60,14 +60,16 @@ class TensorBoard:
         self._writer.close()
 
 
-def plot_loss(folder: str | Path, path: str | Path) -> Path:
-    """The loss curve of a run's folder as a PNG. Needs the extra [plots]; raises MissingExtra."""
+def plot_loss(path: str | Path, *folders: str | Path) -> Path:
+    """The loss curves of runs' folders as a PNG. Needs the extra [plots]; raises MissingExtra."""
     figures = _matplotlib()
-    steps, losses = zip(*read_curve(folder), strict=True)
     figure = figures.Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, losses, linewidth=1)
-    axes.set(xlabel="step", ylabel="loss, nats per token", title=Path(folder).name)
+    for folder in folders:
+        steps, losses = zip(*read_curve(folder), strict=True)
+        axes.plot(steps, losses, linewidth=1, label=Path(folder).name)
+    axes.set(xlabel="step", ylabel="loss, nats per token")
+    axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     return Path(path)

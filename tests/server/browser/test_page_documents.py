@@ -44,6 +44,7 @@ def test_a_dropped_document_is_read_once_and_asked(chat: Page, notes: Path) -> N
     page.wait_for_selector("#documents .side-under:has-text('left')")
     answer = chat.answered()
     assert not page.locator("#drop").is_visible()
+    assert page.locator("#documents .side-title").first.inner_text() == "notes.txt", "the last one stands first"
 
     [file] = [one for one in json.loads(chat.server.get("/v1/files"))["data"] if one["filename"] == "notes.txt"]
     text = chat.server.get(f"/v1/files/{file['id']}/text")

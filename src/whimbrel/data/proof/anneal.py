@@ -50,6 +50,7 @@ class Annealer:
         torch = _torch()
         if self.threads:
             torch.set_num_threads(self.threads)
+        from whimbrel.train.parameters import trainable
         from whimbrel.train.pretrain import load_checkpoint, train_model
 
         began = time.perf_counter()
@@ -58,11 +59,9 @@ class Annealer:
         try:
             budget = (self.scratch_tokens or 10 * self.tokens) if arm.from_scratch else self.tokens
             mixed = mix(arm, self.default, budget, folder / "mix.shard")
-            for tensor in parameters.values():
-                tensor.requires_grad_(True)
             recipe = self._recipe(arm, budget, meta)
-            fresh = None if arm.from_scratch else parameters
-            result = train_model(config, recipe, [mixed], folder / "run", parameters=fresh)  # type: ignore[arg-type]
+            fresh = None if arm.from_scratch else trainable(parameters)
+            result = train_model(config, recipe, [mixed], folder / "run", parameters=fresh)
             scores = {name: self._scores(result.checkpoint, shards) for name, shards in self.held_out.items()}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -113,7 +112,7 @@ class Annealer:
         ops, rope = training_ops(), rope_table(config, self.sequence)
         scores = []
         with torch.no_grad():
-            for ids, targets in _documents(shards, self.sequence + 1):
+            for ids, targets in _documents(shards, self.sequence):
                 length = len(ids)
                 batch = Batch(ids, targets, np.arange(length, dtype=np.int32), np.array([0, length], np.int32))
                 scores.append(-token_loss(config, parameters, ops, rope, batch).item() / batch.learned)
@@ -165,18 +164,16 @@ def _again(places: list[tuple[ShardReader, int]], order: np.random.Generator) ->
 
 
 def _documents(shards: Sequence[str], longest: int) -> "Iterator[tuple[NDArray[Any], NDArray[Any]]]":
-    """Ids and targets of documents that have something to predict among their first ``longest`` tokens."""
-    from whimbrel.train.batches import IGNORED
+    """Ids and targets of documents that have something to predict, at most ``longest`` of each."""
+    from whimbrel.train.batches import IGNORED, ids_and_targets
 
     for reader in open_shards(shards):
-        for at in range(len(reader)):
-            ids = np.asarray(reader[at][:longest])
-            targets = ids[1:].astype(np.int64)
-            if reader.marks is not None:
-                first = int(reader.ends[at]) - int(reader.lengths()[at])
-                targets[reader.marks[first + 1 : first + len(ids)] == 0] = IGNORED
+        first = 0
+        for end in reader.ends.tolist():
+            ids, targets = ids_and_targets(reader, first, min(longest, end - first - 1))
+            first = end
             if (targets != IGNORED).any():
-                yield ids[:-1].astype(np.int32), targets
+                yield ids, targets
 
 
 def _torch() -> Any:
