@@ -102,9 +102,9 @@ class Size:
 class Miniature:
     """The stages of one run."""
 
-    def __init__(self, folder: Path, size: Size, *, text: Path | None = None) -> None:
-        """``text``: a .jsonl to train on; None: the speeches, which are fetched."""
-        self.text = text
+    def __init__(self, folder: Path, size: Size, *, text: Path | None = None, speeches: Path | None = None) -> None:
+        """``text``: a .jsonl to train on in place of the speeches, which are fetched where no file of them is given."""
+        self.text, self.given_speeches = text, speeches
         self.folder, self.size, self.corpus = folder, size, folder / "corpus"
         self.train_shard, self.held_out = self.corpus / "train.shard", self.corpus / "held_out.shard"
 
@@ -125,8 +125,14 @@ class Miniature:
         print(write_report(self.folder, self.size.model().num_parameters()))
 
     def data(self) -> dict[str, Any]:
-        """Speeches, their BPE, and shards; a few speeches are held out."""
-        prepare(self._text(), self.corpus, vocab_size=self.size.vocab_size)
+        """Text, its BPE, and shards; a few documents are held out."""
+        held_out_tokens = 16 * self.size.context
+        prepare(
+            self.text or self._speeches(),
+            self.corpus,
+            vocab_size=self.size.vocab_size,
+            held_out_tokens=held_out_tokens,
+        )
         return {"train_bytes": self.train_shard.stat().st_size}
 
     def stable(self) -> dict[str, Any]:
@@ -182,7 +188,7 @@ class Miniature:
         """The long model learns to date passages; measured before and after, short and long, dense and sparse."""
         size, task = self.size, self.folder / "eras"
         long = size.context * 3 // 4
-        write_task(self._text(), self.corpus, task, train=size.sft_steps * 25, test=200, long=long)
+        write_task(self._speeches(), self.corpus, task, train=size.sft_steps * 25, test=200, long=long)
         config, before, _ = load_checkpoint(self.folder / "long" / "sparse")
         recipe = Recipe(
             schedule=WSD(
@@ -213,8 +219,8 @@ class Miniature:
             (target / "tokenizer_config.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
         return {"model": str(target)}
 
-    def _text(self) -> Path:
-        return self.text or fetch(self.folder / "text")
+    def _speeches(self) -> Path:
+        return self.given_speeches or fetch(self.folder / "text")
 
     def _end(self) -> int:
         import tokenizers

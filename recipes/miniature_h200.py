@@ -1,11 +1,10 @@
 """The miniature at 35 million parameters, for 25 minutes of one H200 (or another CUDA device).
 
-    python recipes/miniature_h200.py /tmp/miniature           # goes on where it was stopped
-    python recipes/miniature_h200.py /tmp/miniature --text FILE.jsonl --steps 300
+    python recipes/miniature_documentation.py /tmp/text
+    python recipes/miniature_h200.py /tmp/miniature --text /tmp/text/documentation.jsonl          # goes on where it was stopped
 
-The stages and the report are those of ``miniature.py``. The speeches are read some twenty times over; ``--text`` takes more text
-(an object with ``text`` in each line). Not run yet: no such machine was lent; its time and
-memory are estimates from the operations that it takes.
+The stages and the report are those of ``miniature.py``. Without ``--text`` it trains on the speeches alone, some twenty times over;
+any other .jsonl (an object with ``text`` in each line) will do as well.
 """
 
 import argparse

@@ -11,13 +11,15 @@ from whimbrel.ops.attend import triton as attend
 from whimbrel.ops.block_scores import triton as block_scores
 from whimbrel.ops.select_blocks import triton as select_blocks
 from whimbrel.ops.semantic_kernels import triton as semantic_kernels
+from whimbrel.train import fp8_kernels
 
 pytestmark = pytest.mark.skipif(triton_ops.INTERPRETED, reason="under the interpreter there is nothing to compile")
 
 TYPES = {
     "*i32": "names_ptr members_ptr counts_ptr tiles_ptr positions_ptr lists_ptr",
     "*i64": "masks_ptr starts_ptr",
-    "*fp32": "lse_ptr part_lse_ptr delta_ptr sums_ptr scores_ptr parts_ptr",
+    "*fp32": "lse_ptr part_lse_ptr delta_ptr sums_ptr scores_ptr parts_ptr scales_ptr",
+    "*fp8e4nv": "codes_ptr",
     "fp32": "scale scale_log2",
 }
 TILE = triton_ops.shape_of_tile(16, 4, 128) | {"PRECISION": "tf32"}
@@ -35,6 +37,8 @@ KERNELS = {
         TILE | {"SIZE": 32, "STEP": 16, "BLOCK": 64, "INIT": 1, "LOCAL": 32, "BLOCKS": 32},
     ),
     "top-k": (select_blocks._choose, {"K": 96, "WIDTH": 2048}),
+    "fp8 rows": (fp8_kernels._quantize, {"ROWS": 32, "COLUMNS": 128, "BY_ROW": True}),
+    "fp8 blocks": (fp8_kernels._quantize, {"ROWS": 128, "COLUMNS": 128, "BY_ROW": False}),
     "means": (semantic_kernels._means, {"SIZE": 32, "SIZE_PAD": 32, "STRIDE": 16, "D": 128, "D_PAD": 128}),
 }
 

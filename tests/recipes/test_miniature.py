@@ -37,7 +37,7 @@ def test_every_stage(
     )  # fmt: skip
     size = replace(small.shorter(10), sft_steps=4)
     assert (size.steps, size.earlier, size.decay, size.long_steps) == (10, (5,), 1, 2)
-    run = Miniature(tmp_path / "run", size, text=text)
+    run = Miniature(tmp_path / "run", size, text=text, speeches=text)
     run.run(list(STAGES))
     results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "run" / "results").iterdir()}
     assert set(results) == set(STAGES)

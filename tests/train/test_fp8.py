@@ -99,7 +99,7 @@ def test_hopper_is_the_emulation(rows: int, outputs: int, inputs: int) -> None:
     gradient = torch.randn(rows, outputs, generator=generator)
     results = []
     for device in ("cpu", "cuda"):
-        a, w = (tensor.to(device).requires_grad_() for tensor in (x, weight))
+        a, w = (tensor.to(device).detach().requires_grad_() for tensor in (x, weight))
         out = fp8.fp8_linear(a, w)
         out.backward(gradient.to(device))
         assert a.grad is not None and w.grad is not None
@@ -107,3 +107,18 @@ def test_hopper_is_the_emulation(rows: int, outputs: int, inputs: int) -> None:
     assert fp8.fp8_path(torch.device("cuda")) == "hopper"
     for wanted, found in zip(*results, strict=True):
         assert ((found - wanted).norm() / wanted.norm()).item() < fp8.AGREEMENT
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch finds none")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 5), (50, 300), (130, 128), (512, 1024)])
+def test_one_pass_quantizes_as_torch_does_bit_by_bit(rows: int, columns: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, columns, generator=generator) * torch.logspace(-30, 4, rows)[:, None]
+    x[rows // 2] = 0
+    x = x.to(dtype)
+    for quantize in (fp8.quantize_activations, fp8.quantize_weight):
+        (codes, scales), (wanted, wanted_scales) = quantize(x.cuda()), quantize(x)
+        assert torch.equal(scales.cpu(), wanted_scales)
+        assert torch.equal(codes.cpu().view(torch.uint8), wanted.view(torch.uint8))

@@ -25,12 +25,21 @@ Layers = Annotated[int, typer.Option("--layers", help="Of every model.")]
 Sequence = Annotated[int, typer.Option("--sequence", help="Tokens that a row of a batch holds.")]
 BaseWidth = Annotated[int, typer.Option("--base-width", help="muP: the width at which rates are what they say.")]
 Threads = Annotated[int, typer.Option("--threads", help="Of each run.")]
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda: where each run computes.")]
 Picture = Annotated[Path | None, typer.Option("--picture", metavar="FILE.png", help="Draw it (needs matplotlib).")]
 HoldOut = Annotated[str, typer.Option("--hold-out", metavar="MODEL,...", help="Fitted without, then predicted.")]
 
 
 def runner(
-    text: Path, work: Path, *, vocabulary: int, layers: int, sequence: int, base_width: int, threads: int
+    text: Path,
+    work: Path,
+    *,
+    vocabulary: int,
+    layers: int,
+    sequence: int,
+    base_width: int,
+    threads: int,
+    device: str = "cpu",
 ) -> "ModelRunner":
     """Shards of the text (made once) and what all runs share."""
     from whimbrel.tunnel.corpus import prepare
@@ -38,7 +47,13 @@ def runner(
 
     corpus = prepare(text, work / "corpus", vocab_size=vocabulary)
     return ModelRunner(
-        corpus=corpus, work=work / "runs", layers=layers, sequence=sequence, base_width=base_width, threads=threads
+        corpus=corpus,
+        work=work / "runs",
+        layers=layers,
+        sequence=sequence,
+        base_width=base_width,
+        threads=threads,
+        device=device,
     )
 
 

@@ -35,6 +35,7 @@ def sweep(
     sequence: shared.Sequence = 128,
     base_width: shared.BaseWidth = 64,
     threads: shared.Threads = 1,
+    device: shared.Device = "cpu",
     json: options.Json = False,
 ) -> None:
     """Train a grid of small models, each once.
@@ -47,7 +48,14 @@ def sweep(
     from whimbrel.tunnel.pool import open_pool
 
     runner = shared.runner(
-        text, work, vocabulary=vocabulary, layers=layers, sequence=sequence, base_width=base_width, threads=threads
+        text,
+        work,
+        vocabulary=vocabulary,
+        layers=layers,
+        sequence=sequence,
+        base_width=base_width,
+        threads=threads,
+        device=device,
     )
     stopping = task.Stopping(margin=margin) if margin else None
     trials = [
@@ -160,6 +168,7 @@ def compare(
     sequence: shared.Sequence = 128,
     base_width: shared.BaseWidth = 64,
     threads: shared.Threads = 1,
+    device: shared.Device = "cpu",
     json: options.Json = False,
 ) -> None:
     """muP at a searched rate, or StepLaw's without muP?"""
@@ -168,7 +177,14 @@ def compare(
     from whimbrel.tunnel.ledger import read_ledger
 
     runner = shared.runner(
-        text, work, vocabulary=vocabulary, layers=layers, sequence=sequence, base_width=base_width, threads=threads
+        text,
+        work,
+        vocabulary=vocabulary,
+        layers=layers,
+        sequence=sequence,
+        base_width=base_width,
+        threads=threads,
+        device=device,
     )
     searched = searched_rate(read_ledger(work / "ledger.jsonl")[1], width) if rate is None else rate
     sides = both(runner, width=width, steps=steps, tokens_per_step=tokens_per_step, mup_rate=searched)

@@ -1,5 +1,6 @@
 """Where a run computes: the device that a recipe names, and what follows the parameters there."""
 
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -26,6 +27,11 @@ def move(tensors: Iterable[Tensor], device: torch.device) -> None:
     """Move tensors in place: whoever holds a parameter holds the one that is trained."""
     for tensor in tensors:
         tensor.data = tensor.data.to(device)
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether Triton's kernels run on this tensor; CUDA without triton is refused by its import, not slow."""
+    return x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class DeviceRope:

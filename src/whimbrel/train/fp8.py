@@ -30,6 +30,10 @@ wrong scales are off by much more."""
 
 def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
     """Codes (float8_e4m3fn [T, K]) and scales (fp32 [T, ceil(K / 128)]) of each token's groups of 128."""
+    if x.is_cuda:
+        from whimbrel.train.fp8_kernels import quantize
+
+        return quantize(x, by_row=True)
     padded = functional.pad(x.float(), (0, -x.shape[1] % BLOCK))
     groups = padded.view(len(x), -1, BLOCK)
     scales = _scales(groups.abs().amax(-1))
@@ -39,6 +43,10 @@ def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Codes (float8_e4m3fn [N, K]) and scales (fp32 [ceil(N / 128), ceil(K / 128)]) of blocks of 128x128."""
+    if weight.is_cuda:
+        from whimbrel.train.fp8_kernels import quantize
+
+        return quantize(weight, by_row=False)
     n, k = weight.shape
     padded = functional.pad(weight.float(), (0, -k % BLOCK, 0, -n % BLOCK))
     blocks = padded.view(padded.shape[0] // BLOCK, BLOCK, -1, BLOCK)

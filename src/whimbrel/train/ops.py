@@ -20,6 +20,7 @@ from whimbrel.ops.norm_linear import reference as norm_linear_reference
 from whimbrel.ops.norm_swiglu import reference as norm_swiglu_reference
 from whimbrel.ops.rotary_write import reference as rotary_write_reference
 from whimbrel.ops.table import OpTable
+from whimbrel.train.block_choice import select_blocks, semantic_kernels
 from whimbrel.train.device import DeviceRope
 from whimbrel.train.padded_attention import PaddedAttention
 
@@ -40,6 +41,8 @@ def training_ops(linear: Linear = functional.linear) -> OpTable:
         "linear_residual": partial(linear_residual, linear=linear),
         "rotary_write": rotary_write,
         "attend": PaddedAttention(),
+        "semantic_kernels": semantic_kernels,
+        "select_blocks": select_blocks,
     }
     return replace(ops, **own, implementations={**ops.implementations, **dict.fromkeys(own, "train")})
 

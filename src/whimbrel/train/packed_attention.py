@@ -7,6 +7,7 @@ from torch import Tensor
 
 from whimbrel.ops.attend.reference import listed
 from whimbrel.train.causal_attention import causal_attention
+from whimbrel.train.device import has_kernels
 from whimbrel.train.sparse_attention import dense_attention, listed_attention
 
 LONGEST = 2048
@@ -14,7 +15,7 @@ LONGEST = 2048
 with the length only."""
 
 MASKED = 4096
-"""Up to this many keys a mask over all of them is faster than gathered blocks: 0.74 and 1.2 s of one
+"""Without Triton's kernels: up to this many keys a mask over all of them is faster than gathered blocks: 0.74 and 1.2 s of one
 core with AMX for a training step of the retrieval recipe at 2,048 keys."""
 
 
@@ -49,7 +50,7 @@ def _one(q: Tensor, keys: Tensor, values: Tensor, lists: Tensor | None, scale: f
         seen = first + dense
         parts.append(dense_attention(q[:, :dense], keys[:, :seen], values[:, :seen], scale=scale))
     if lists is not None and dense < rows:
-        attention = _masked if keys.shape[1] <= MASKED else listed_attention
+        attention = _masked if keys.shape[1] <= MASKED and not has_kernels(q) else listed_attention
         parts.append(attention(q[:, dense:], keys, values, lists[:, dense:], scale=scale))
     return torch.cat(parts, 1).transpose(0, 1)
 

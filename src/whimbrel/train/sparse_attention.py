@@ -8,7 +8,6 @@ On CUDA (and under Triton's interpreter) the Triton kernels of ``ops`` choose an
 Shapes: B sequences, H query heads, G key/value heads, D head_dim, T queries (the last ones of L keys), K blocks in a list.
 """
 
-import os
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from whimbrel.errors import UnsupportedCapability
 from whimbrel.ops.block_scores import reference as block_scores
 from whimbrel.ops.select_blocks.reference import top_blocks
 from whimbrel.ops.semantic_kernels.reference import count, means
+from whimbrel.train.device import has_kernels
 
 ROWS = 64
 """Queries of a tile. With 12 blocks of 128 (9 heads, 8,192 tokens) it takes half of dense attention's time if neighbours
@@ -57,7 +57,7 @@ def select(q: Tensor, k: Tensor, *, sparse: SparseConfig, scale: float) -> Tenso
 
     Every query gets a list, whatever ``dense_len`` says.
     """
-    if _has_kernels(q) and sparse.estimator == "kernels":
+    if has_kernels(q) and sparse.estimator == "kernels":
         from whimbrel.ops.select_blocks.triton import of_keys
 
         with torch.no_grad():
@@ -80,7 +80,7 @@ def listed_attention(q: Tensor, k: Tensor, v: Tensor, lists: Tensor, *, scale: f
 
     ``lists`` ``[G, T, K]`` as ``select`` gives them, none empty. Differentiable in q, k and v.
     """
-    if _has_kernels(q):
+    if has_kernels(q):
         from whimbrel.ops.attend.triton import listed_attention as attend
 
         return attend(q, k, v, lists, scale=scale)
@@ -104,9 +104,9 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def _has_kernels(q: Tensor) -> bool:
-    """Whether Triton's kernels run on this tensor; CUDA without triton is refused by its import, not slow."""
-    return q.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+def first_sparse(sparse: SparseConfig) -> int:
+    """The first position that doesn't attend to everything."""
+    return max(sparse.dense_len - 1, sparse.num_blocks * sparse.block_size)
 
 
 def _sequence(q: Tensor, k: Tensor, v: Tensor, start: int, sparse: SparseConfig, scale: float) -> Tensor:
@@ -114,8 +114,7 @@ def _sequence(q: Tensor, k: Tensor, v: Tensor, start: int, sparse: SparseConfig,
     rows, keys = q.shape[1], k.shape[1] - start
     padding = max(0, rows - keys)
     q, k, v = q[:, padding:], k[:, start:], v[:, start:]
-    first_sparse = max(sparse.dense_len - 1, sparse.num_blocks * sparse.block_size)
-    dense_rows = min(q.shape[1], max(0, first_sparse - (keys - q.shape[1])))
+    dense_rows = min(q.shape[1], max(0, first_sparse(sparse) - (keys - q.shape[1])))
     parts = [q.new_zeros(len(q), padding, q.shape[2])] if padding else []
     if dense_rows:
         seen = keys - (q.shape[1] - dense_rows)

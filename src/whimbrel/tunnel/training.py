@@ -34,15 +34,18 @@ class ModelRunner:
     """wsd, or steplaw: a cosine down to 1e-5"""
     precision: str = "fp32"
     threads: int = 1
+    device: str = "cpu"
+    """cpu or cuda; a ledger may hold runs of both, whose last digits differ"""
     keep: bool = False
     """keep the folder with the last checkpoint"""
 
     def recipe(self) -> dict[str, Any]:
-        """What a ledger notes: everything but folders and threads, and the data's fingerprint."""
+        """What a ledger notes: everything but folders, threads and device, and the data's fingerprint."""
         from whimbrel.formats.shards import ShardReader
 
         header = ShardReader(self.corpus / "train.shard").header
-        plain = {key: value for key, value in asdict(self).items() if key not in ("corpus", "work", "threads", "keep")}
+        here = ("corpus", "work", "threads", "device", "keep")
+        plain = {key: value for key, value in asdict(self).items() if key not in here}
         return {**plain, "vocabulary": header.vocabulary, "tokens": header.tokens}
 
     def config(self, trial: Trial, vocab_size: int) -> ModelConfig:
@@ -79,6 +82,7 @@ class ModelRunner:
             optimizer=Optimizer(parametrization=trial.parametrization, base_width=self.base_width),
             batch=BatchShape(sequence=self.sequence, rows=trial.tokens_per_step // self.sequence),
             precision=self.precision,
+            device=self.device,
             seed=trial.seed,
             log_every=max(1, trial.steps // 50),
             save_every=max(1, trial.steps // 4),
