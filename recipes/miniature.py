@@ -30,7 +30,7 @@ from whimbrel.tunnel.corpus import END, prepare
 STAGES = ("data", "stable", "cosine", "decays", "long", "mtp", "sft", "export")
 BASE_WIDTH = 256
 PEAK = 1e-2
-"""MiniCPM's learning rate at its base width"""
+"""MiniCPM's learning rate at its base width; the later stages take a part of it"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +55,13 @@ class Size:
     """of its steps, a quarter of them for each class of lengths, and of the supervised stage's"""
     long_steps: int = 40
     sft_steps: int = 100
+    peak: float = 7e-3
+    """of the cosine; this and the stable run's are the best of five (``miniature_schedules.py``, docs/miniature.md)"""
+    rate: float = 5e-3
+    """of the stable run: a constant rate wants to be lower than a cosine's peak"""
+    decay_kind: str = "sqrt"
+    decay_floor: float = 0.0
+    """of the rate, where its decay ends"""
     precision: str = "fp32"
     device: str = "cpu"
     mtp: float = 0.3
@@ -80,6 +87,13 @@ class Size:
     def decay(self) -> int:
         """A tenth."""
         return max(1, self.steps // 10)
+
+    def wsd(self, total: int, decay: int, warmup: int | None = None) -> WSD:
+        """The stable run's schedule for so many steps in all."""
+        warmup = self.warmup if warmup is None else warmup
+        return WSD(
+            peak=self.rate, warmup=warmup, total=total, decay=decay, kind=self.decay_kind, floor=self.decay_floor
+        )
 
     def model(self) -> ModelConfig:
         """Grouped keys and values as MiniCPM4 has them, and its scalings."""
@@ -138,12 +152,12 @@ class Miniature:
     def stable(self) -> dict[str, Any]:
         """Warmup, a constant rate, and the last tenth decays. Checkpoints where the earlier decays begin are kept."""
         size = self.size
-        schedule = WSD(peak=PEAK, warmup=size.warmup, total=size.steps, decay=size.decay)
+        schedule = size.wsd(size.steps, size.decay)
         return told(self._train("stable", schedule, keep_every=size.keep_every))
 
     def cosine(self) -> dict[str, Any]:
         """The same steps under a cosine."""
-        return told(self._train("cosine", Cosine(peak=PEAK, warmup=self.size.warmup, total=self.size.steps)))
+        return told(self._train("cosine", Cosine(peak=self.size.peak, warmup=self.size.warmup, total=self.size.steps)))
 
     def decays(self) -> dict[str, Any]:
         """What the stable run would have come to, had it ended earlier."""
@@ -151,7 +165,7 @@ class Miniature:
         for total in self.size.earlier:
             decay = max(1, total // 10)
             start = max(step for step in range(0, total - decay + 1, self.size.keep_every))
-            schedule = WSD(peak=PEAK, warmup=self.size.warmup, total=start + decay, decay=decay)
+            schedule = self.size.wsd(start + decay, decay)
             kept = self.folder / "stable" / f"step-{start:08d}.pt"
             found[str(start + decay)] = told(self._train(f"decay-{total}", schedule, start=kept))
         return found
@@ -179,7 +193,7 @@ class Miniature:
         """The decay once more from the stable part's end, with and without a head that predicts the token after the next."""
         size, found = self.size, dict[str, Any]()
         kept = self.folder / "stable" / f"step-{size.steps - size.decay:08d}.pt"
-        schedule = WSD(peak=PEAK, warmup=max(1, size.decay // 20), total=size.decay, decay=size.decay * 9 // 10)
+        schedule = size.wsd(size.decay, size.decay * 9 // 10, warmup=max(1, size.decay // 20))
         for name, weight in (("mtp", size.mtp), ("next", 0.0)):
             found[name] = told(self._train(name, schedule, parameters=trainable(load_checkpoint(kept)[1]), mtp=weight))
         return found | draft_acceptance(self.folder / "mtp", self.held_out, size.sequence, size.device)

@@ -29,6 +29,14 @@ def test_without_a_device_it_says_why(capsys: pytest.CaptureFixture[str]) -> Non
     assert "there is no CUDA device" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("length", [128, 1024])
+def test_the_peer_s_mask_is_causal(length: int) -> None:
+    attention = pytest.importorskip("torch.nn.attention.flex_attention")
+    ours = gpu_attention.causal_blocks(length, "cpu")
+    wanted = attention.create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device="cpu")
+    assert ours.to_dense().equal(wanted.to_dense()) and ours.full_kv_num_blocks.equal(wanted.full_kv_num_blocks)
+
+
 @pytest.mark.interp
 @pytest.mark.slow
 @pytest.mark.skipif(not INTERPRETED, reason="on a GPU the command itself is the test")

@@ -183,7 +183,7 @@ def test_triton_gives_the_gradients_of_torch(monkeypatch: pytest.MonkeyPatch) ->
     weights = torch.randn(shapes[0], generator=generator)
     found = []
     for there, kernels in ((device, True), ("cpu", False)):
-        monkeypatch.setattr(sparse_attention, "_has_kernels", lambda q, kernels=kernels: kernels)
+        monkeypatch.setattr(sparse_attention, "has_kernels", lambda q, kernels=kernels: kernels)
         leaves = [tensor.to(there).requires_grad_() for tensor in tensors]
         out = sparse_attention.sparse_attention(*leaves, sparse=sparse)
         found.append(
