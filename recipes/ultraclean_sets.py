@@ -1,15 +1,19 @@
 """The sets of ``ultraclean_verification.py``, from the text of ``ultraclean_text.py``: what is held out, a default mix, three candidates.
 
 Held out are passages of each clean kind, blocks of ten that follow each other, so that few documents stand on both sides. What
-shares twelve words with them is left out everywhere: whole web pages hold the articles. Half of what is left of every
-kind, good and bad, is the default mix, so that no candidate is news to the base; candidates come from the other halves.
+shares twelve words with them is left out everywhere: whole web pages hold the articles. Half of what is left of every kind,
+good and bad, is the default mix, so that no candidate is news to the base. Candidates come from the other halves, cut into pieces
+of a quarter of a passage: a short annealing sees no more than some fifty of those, and luck decides where they are few and long.
 """
 
 import json
 import random
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ultraclean_text import passages as cut_at_paragraphs
 
 from whimbrel.data.document import Document, Drop
 from whimbrel.data.filters.decontaminate import Decontaminate
@@ -18,6 +22,11 @@ HELD_OUT = 150
 """passages of each clean kind"""
 BLOCK = 10
 """passages, in the order of their documents"""
+PIECE = 1000
+"""characters of a candidate's pieces, at most"""
+LATIN = 0.95
+"""of the characters are ASCII once accents and typography are folded, or it is another script"""
+TYPOGRAPHY = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-"})
 CLEAN = {"documentation": ("python-doc", "postgresql-doc"), "articles": ("web-body",), "speeches": ("sotu",)}
 NOISY = {"mails": ("easy-ham-1", "easy-ham-2", "hard-ham-1", "spam-1", "spam-2"), "pages": ("web-page",)}
 """kind -> sources"""
@@ -25,7 +34,7 @@ NOISY = {"mails": ("easy-ham-1", "easy-ham-2", "hard-ham-1", "spam-1", "spam-2")
 
 @dataclass(frozen=True, slots=True)
 class Sets:
-    """Passages. Candidates are equally long, in characters; ``left_out``: per kind, how many shared words with what is held out."""
+    """Passages; candidates in pieces and equally long, in characters; ``left_out``: per kind, how many shared words with what is held out."""
 
     default: list[str]
     candidates: dict[str, list[str]]
@@ -49,27 +58,28 @@ def divide(text: Path, *, held_out: int = HELD_OUT) -> Sets:
         default += kept[: len(kept) // 2]
         sides["clean" if kind in CLEAN else "noisy"] += kept[len(kept) // 2 :]
     rng.shuffle(default)
+    held = {kind: _plain(passages) for kind, passages in held.items()}
     return Sets(default, _candidates(rng, **sides), held, left_out)
 
 
 def _candidates(rng: random.Random, clean: list[str], noisy: list[str]) -> dict[str, list[str]]:
-    """Kinds in the proportions that they have; the larger side is cut."""
-    rng.shuffle(clean)
-    rng.shuffle(noisy)
-    size = min(sum(map(len, clean)), sum(map(len, noisy)))
-    mixed = _cut(clean, size // 2) + _cut(noisy, size // 2)
-    rng.shuffle(mixed)
-    return {"clean": _cut(clean, size), "mixed": mixed, "noisy": _cut(noisy, size)}
+    """Equally many pieces, kinds in the proportions that they have; every other piece of mixed is clean's, the others noisy's.
+
+    Arms of one seed draw the same positions, so mixed sees half of what the other two see, and no luck of its own.
+    """
+    for side in (clean, noisy):
+        side[:] = _plain([piece for passage in side for piece in cut_at_paragraphs(passage, PIECE)])
+        rng.shuffle(side)
+    pairs = list(zip(clean, noisy, strict=False))
+    mixed = [pair[at % 2] for at, pair in enumerate(pairs)]
+    return {"clean": [one for one, _ in pairs], "mixed": mixed, "noisy": [other for _, other in pairs]}
 
 
-def _cut(passages: Sequence[str], characters: int) -> list[str]:
-    chosen = []
-    for passage in passages:
-        if characters <= 0:
-            break
-        chosen.append(passage)
-        characters -= len(passage)
-    return chosen
+def _plain(texts: Sequence[str]) -> list[str]:
+    """In ASCII, and without those in other scripts: a few tokens of either kind decided how well articles were predicted."""
+    folded = [unicodedata.normalize("NFKD", text.translate(TYPOGRAPHY)) for text in texts]
+    plain = [text.encode("ascii", "ignore").decode() for text in folded]
+    return [short for short, text in zip(plain, folded, strict=True) if len(short) > LATIN * len(text)]
 
 
 def _apart(rng: random.Random, passages: Sequence[str], count: int) -> tuple[list[str], list[str]]:

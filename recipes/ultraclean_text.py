@@ -133,13 +133,13 @@ def _write(path: Path, documents: "Iterable[tuple[str, str]]") -> tuple[int, int
     return count, characters
 
 
-def passages(text: str) -> Iterator[str]:
-    """Whole paragraphs, together at most ``PASSAGE`` characters; a longer paragraph is cut."""
+def passages(text: str, longest: int = PASSAGE) -> Iterator[str]:
+    """Whole paragraphs, together at most ``longest`` characters; a longer paragraph is cut."""
     held = ""
     for paragraph in _BLANK.split(text):
-        for at in range(0, max(len(paragraph), 1), PASSAGE):
-            part = paragraph[at : at + PASSAGE].rstrip()
-            if held and len(held) + len(part) + 2 > PASSAGE:
+        for at in range(0, max(len(paragraph), 1), longest):
+            part = paragraph[at : at + longest].rstrip()
+            if held and len(held) + len(part) + 2 > longest:
                 if len(held) >= SHORTEST:
                     yield held
                 held = ""
