@@ -34,7 +34,7 @@ NOISY = {"mails": ("easy-ham-1", "easy-ham-2", "hard-ham-1", "spam-1", "spam-2")
 
 @dataclass(frozen=True, slots=True)
 class Sets:
-    """Passages; candidates in pieces and equally long, in characters; ``left_out``: per kind, how many shared words with what is held out."""
+    """Passages, those of the candidates in pieces; ``left_out``: of each kind, how many shared words with what is held out."""
 
     default: list[str]
     candidates: dict[str, list[str]]
