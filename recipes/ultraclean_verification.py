@@ -91,7 +91,7 @@ def make_shards(text: Path, corpus: Path, folder: Path) -> tuple[Shards, Shards]
             for encoding in encode.encode_batch(passages):
                 writer.add([*encoding.ids, end])
             writer.close()
-    held_out = {kind: (str(files[f"held-{kind}"]),) for kind in sets.held_out}
+    held_out: Shards = {kind: (str(files[f"held-{kind}"]),) for kind in sets.held_out}
     return {name: (str(files[name]),) for name in sets.candidates}, held_out
 
 
