@@ -1,4 +1,4 @@
-"""The system in miniature, on two cores in about an hour: each claim beside what was measured.
+"""The system in miniature, on two cores within the hour: each claim beside what was measured.
 
     python recipes/miniature_cpu.py /tmp/miniature            # goes on where it was stopped
     python recipes/miniature_cpu.py /tmp/miniature --stages data,stable,long
