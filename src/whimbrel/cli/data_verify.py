@@ -37,6 +37,9 @@ def verify_candidates(
     ] = "0",
     sequence: Annotated[int, typer.Option("--sequence")] = 512,
     rows: Annotated[int, typer.Option("--rows", help="Of a batch.")] = 8,
+    peak_share: Annotated[
+        float, typer.Option("--peak-share", help="Of the base's learning rate, where an annealing begins.")
+    ] = 0.1,
     json: options.Json = False,
 ) -> None:
     """Rank data sets by annealing a model on each of them.
@@ -59,6 +62,7 @@ def verify_candidates(
         scratch_tokens=scratch_tokens,
         sequence=sequence,
         rows=rows,
+        peak_share=peak_share,
     )
     sets = _named(candidates)
     results = []
@@ -174,6 +178,7 @@ def run_ultraclean(
         tokens=read.tokens,
         sequence=read.sequence,
         rows=read.rows,
+        peak_share=read.peak_share,
     )
     report = ultraclean(
         read, annealer, LocalRunner(workers), output, on_event=terminal.note,

@@ -34,6 +34,8 @@ class UltraCleanRecipe:
     rounds: int = 3
     random_seeds: tuple[int, ...] = (0, 1, 2)
     share: float = 0.3
+    peak_share: float = 0.1
+    """of the base's learning rate, where an annealing begins; the report names none, so try some on the default mix alone"""
     held_out: float = 0.1
     """share of the classifier's texts that it is measured on"""
     texts_per_class: int = 100_000
