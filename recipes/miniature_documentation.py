@@ -1,9 +1,9 @@
-"""More real text for the larger miniature: whole pages of documentation and the speeches, about 53 million characters.
+"""More real text for the larger miniature: whole pages of documentation and the speeches, about 51 million characters.
 
     python recipes/miniature_documentation.py FOLDER         # then: miniature_h200.py ... --text FOLDER/documentation.jsonl
 
 Debian's ``linux-doc-6.1`` (GPL-2.0; in English), ``perl-doc`` (Artistic or GPL) and ``python3.11-doc`` (PSF) are fetched by apt-get,
-unpacked by dpkg (55 MB; nothing is installed) and stay outside this repository; the speeches are those of ``miniature_text.py``.
+unpacked by dpkg (58 MB; nothing is installed) and stay outside this repository; the speeches are those of ``miniature_text.py``.
 Pages are shuffled, the same way each time.
 """
 
@@ -11,11 +11,11 @@ import argparse
 import gzip
 import json
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from miniature_text import fetch
+from ultraclean_text import unpacked
 
 PACKAGES = {
     "linux-doc-6.1": "Documentation/**/*.rst.gz",
@@ -23,7 +23,7 @@ PACKAGES = {
     "python3.11-doc": "**/_sources/**/*.txt",
 }
 SHORTEST, LONGEST = 500, 300_000
-"""characters; longer pages are mostly change logs and tables"""
+"""characters of a page"""
 
 
 def main() -> None:
@@ -45,12 +45,7 @@ def main() -> None:
 
 def texts(folder: Path, package: str, pattern: str) -> Iterator[str]:
     """A package's pages of a reasonable length, in order of their paths."""
-    unpacked = folder / package
-    if not unpacked.exists():
-        subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True)
-        (archive,) = folder.glob(f"{package}_*.deb")
-        subprocess.run(["dpkg", "-x", archive.name, package], cwd=folder, check=True)
-    for path in sorted((unpacked / "usr" / "share").rglob(pattern)):
+    for path in sorted((unpacked(folder, package) / "usr" / "share").rglob(pattern)):
         if path.is_symlink() or "translations" in path.parts:
             continue
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

@@ -41,7 +41,7 @@ def _schedules(results: Results) -> str:
         f"""## One stable run, every length
 
 Claim: a decay of 10% of the tokens ends within 1% of a cosine of the same length, and decays from one stable run give the
-losses of shorter runs. Measured, each at its own best rate: WSD ends {apart:+.2%} from the cosine.
+losses of shorter runs. Measured: WSD ends {apart:+.2%} from the cosine.
 
 | run | tokens | tokens trained for it alone | held-out loss, nats per token |
 |---|---|---|---|

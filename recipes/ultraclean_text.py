@@ -49,13 +49,17 @@ def main() -> None:
         print(f"{name}.jsonl: {count:,} passages, {characters / 1e6:.1f} million characters")
 
 
-def _debian(folder: Path, package: str, texts: object) -> "list[tuple[str, str]]":
-    unpacked = folder / package
-    if not unpacked.exists():
+def unpacked(folder: Path, package: str) -> Path:
+    """The files of a Debian package, which is fetched and unpacked once."""
+    if not (folder / package).exists():
         subprocess.run(["apt-get", "download", "-qq", package], cwd=folder, check=True)
         archive = next(folder.glob(f"{package}_*.deb"))
-        subprocess.run(["dpkg", "-x", str(archive), str(unpacked)], check=True)
-    return list(texts(unpacked))  # type: ignore[operator]
+        subprocess.run(["dpkg", "-x", archive.name, package], cwd=folder, check=True)
+    return folder / package
+
+
+def _debian(folder: Path, package: str, texts: object) -> "list[tuple[str, str]]":
+    return list(texts(unpacked(folder, package)))  # type: ignore[operator]
 
 
 def _python_doc(folder: Path) -> Iterator[tuple[str, str]]:

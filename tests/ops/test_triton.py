@@ -220,9 +220,7 @@ def test_gradients_in_queries_keys_and_values(case: AttendCase, kind: str) -> No
     exact = gradients(function("reference"), *(tensor.double() for tensor in tensors))
     for again, *three in zip(gradients(function("triton"), *there), actual, low, exact, strict=True):
         torch.testing.assert_close(again, three[0], rtol=0, atol=0)
-        assert_as_good_as(
-            *three, factor=8
-        )  # sums one block after another, torch has many partial sums; 5.6 seen on an H200
+        assert_as_good_as(*three, factor=4)  # sums over blocks one after the other; torch's have many partial sums
 
 
 # selection

@@ -31,15 +31,7 @@ HoldOut = Annotated[str, typer.Option("--hold-out", metavar="MODEL,...", help="F
 
 
 def runner(
-    text: Path,
-    work: Path,
-    *,
-    vocabulary: int,
-    layers: int,
-    sequence: int,
-    base_width: int,
-    threads: int,
-    device: str = "cpu",
+    text: Path, work: Path, *, vocabulary: int, layers: int, sequence: int, base_width: int, threads: int
 ) -> "ModelRunner":
     """Shards of the text (made once) and what all runs share."""
     from whimbrel.tunnel.corpus import prepare
@@ -47,13 +39,7 @@ def runner(
 
     corpus = prepare(text, work / "corpus", vocab_size=vocabulary)
     return ModelRunner(
-        corpus=corpus,
-        work=work / "runs",
-        layers=layers,
-        sequence=sequence,
-        base_width=base_width,
-        threads=threads,
-        device=device,
+        corpus=corpus, work=work / "runs", layers=layers, sequence=sequence, base_width=base_width, threads=threads
     )
 
 

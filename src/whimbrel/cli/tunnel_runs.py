@@ -1,6 +1,6 @@
 """``whimbrel tunnel sweep``, ``coordcheck``, ``transfer`` and ``compare``: what trains, and what is read from its ledger."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -48,15 +48,9 @@ def sweep(
     from whimbrel.tunnel.pool import open_pool
 
     runner = shared.runner(
-        text,
-        work,
-        vocabulary=vocabulary,
-        layers=layers,
-        sequence=sequence,
-        base_width=base_width,
-        threads=threads,
-        device=device,
+        text, work, vocabulary=vocabulary, layers=layers, sequence=sequence, base_width=base_width, threads=threads
     )
+    runner = replace(runner, device=device)
     stopping = task.Stopping(margin=margin) if margin else None
     trials = [
         trial
@@ -177,15 +171,9 @@ def compare(
     from whimbrel.tunnel.ledger import read_ledger
 
     runner = shared.runner(
-        text,
-        work,
-        vocabulary=vocabulary,
-        layers=layers,
-        sequence=sequence,
-        base_width=base_width,
-        threads=threads,
-        device=device,
+        text, work, vocabulary=vocabulary, layers=layers, sequence=sequence, base_width=base_width, threads=threads
     )
+    runner = replace(runner, device=device)
     searched = searched_rate(read_ledger(work / "ledger.jsonl")[1], width) if rate is None else rate
     sides = both(runner, width=width, steps=steps, tokens_per_step=tokens_per_step, mup_rate=searched)
     if json:

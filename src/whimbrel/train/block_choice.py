@@ -12,7 +12,7 @@ from torch import Tensor
 from whimbrel.ops.select_blocks import reference as select_reference
 from whimbrel.ops.semantic_kernels import reference as kernels_reference
 from whimbrel.train.device import has_kernels
-from whimbrel.train.sparse_attention import first_sparse, select
+from whimbrel.train.sparse_attention import select
 
 
 def semantic_kernels(inputs: Any, cache: Any, layer: int, *, sparse: Any, rope: Any | None = None) -> None:
@@ -28,7 +28,7 @@ def select_blocks(
     """[T, H, D] to int32 [G, T, K], -1 where a token attends to everything, or None if all do."""
     if not _by_triton(q, sparse):
         return select_reference.run(q, inputs, cache, layer, scale=scale, sparse=sparse, rope=rope)
-    late = first_sparse(sparse)
+    late = select_reference.first_sparse(sparse)
     if int(inputs.kv_lengths.max()) <= late:
         return None
     shape = (cache.num_key_value_heads, len(q), sparse.num_blocks)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from whimbrel.attention.sparse import SparseConfig
 from whimbrel.errors import UnsupportedCapability
 from whimbrel.ops.block_scores import reference as block_scores
-from whimbrel.ops.select_blocks.reference import top_blocks
+from whimbrel.ops.select_blocks.reference import first_sparse, top_blocks
 from whimbrel.ops.semantic_kernels.reference import count, means
 from whimbrel.train.device import has_kernels
 
@@ -102,11 +102,6 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
         mask = torch.ones(part.shape[2], seen, dtype=torch.bool, device=q.device).tril(seen - part.shape[2])
         parts.append(attention(part, k[:, :, :seen], v[:, :, :seen], attn_mask=mask, scale=scale)[0])
     return torch.cat(parts, 1)
-
-
-def first_sparse(sparse: SparseConfig) -> int:
-    """The first position that doesn't attend to everything."""
-    return max(sparse.dense_len - 1, sparse.num_blocks * sparse.block_size)
 
 
 def _sequence(q: Tensor, k: Tensor, v: Tensor, start: int, sparse: SparseConfig, scale: float) -> Tensor:

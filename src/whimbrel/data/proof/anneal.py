@@ -80,7 +80,7 @@ class Annealer:
         """The base's optimizer; its peak and warmup from scratch, ``peak_share`` of its peak for annealing.
 
         A warmup from scratch ends after a fifth of the run: with a twentieth, five steps, the spread of a 5-million-parameter model's
-        losses between seeds was as large as the distance between sets; one run came 0.19 nats lower with a fifth.
+        losses between seeds was as large as the distance between sets; with a fifth it was less than half (docs/ultraclean.md).
         """
         from whimbrel.train.parametrization import Optimizer
         from whimbrel.train.recipe import BatchShape, Recipe

@@ -34,6 +34,11 @@ def is_dense(positions: Tensor, sparse: Any) -> Tensor:
     return dense
 
 
+def first_sparse(sparse: Any) -> int:
+    """The first position that doesn't attend to everything."""
+    return int(max(sparse.dense_len - 1, sparse.num_blocks * sparse.block_size))
+
+
 def top_blocks(scores: Tensor, sparse: Any) -> Tensor:
     """Scores [G, n, b] to ascending block numbers int32 [G, n, K], -1 behind the last."""
     order = torch.argsort(scores, dim=-1, descending=True, stable=True)[..., : sparse.num_blocks]

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from whimbrel.ops.block_scores import triton as block_scores
+from whimbrel.ops.select_blocks.reference import first_sparse
 from whimbrel.ops.semantic_kernels.reference import upright
 from whimbrel.ops.semantic_kernels.triton import means
 from whimbrel.ops.triton import needs_device, needs_kernels, needs_tensors
@@ -53,11 +54,6 @@ def of_keys(q: Tensor, keys: Tensor, *, scale: float, sparse: Any) -> Tensor:
     blocks = triton.cdiv(length, sparse.block_size)
     of_rows(q, means(keys, sparse), positions, blocks, scale, sparse, lists, 0)
     return lists
-
-
-def first_sparse(sparse: Any) -> int:
-    """The first position that doesn't attend to everything."""
-    return int(max(sparse.dense_len - 1, sparse.num_blocks * sparse.block_size))
 
 
 def of_rows(
